@@ -1,0 +1,82 @@
+# One line each over `atelier`; what a person gives (SET, PIPELINE, …) travels as environment variables, unexpanded:
+# no shell and no make function ever reads it.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+export ATELIER_PIPELINE := $(value PIPELINE)
+export ATELIER_PROFILE := $(value PROFILE)
+export ATELIER_SET := $(value SET)
+export ATELIER_ARTIFACTS := $(value ARTIFACTS)
+export ATELIER_RUN := $(value RUN)
+export ATELIER_STEP := $(value STEP)
+export ATELIER_PORT := $(value PORT)
+export ATELIER_TORCH_INDEX := $(value TORCH_INDEX)
+export ATELIER_WHEELS := $(value WHEELS)
+unexport PIPELINE PROFILE SET ARTIFACTS RUN STEP PORT TORCH_INDEX WHEELS
+
+.PHONY: help setup run resume list status logs ui doctor compile test check format clean
+
+help: ## this text
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+
+run: $(STAMP) ## a whole pipeline here, now [PIPELINE=] [PROFILE=laptop] [SET="k=v …"] [ARTIFACTS=s3://…]
+	@$(BIN)/atelier run
+
+resume: $(STAMP) ## the newest run again, with its parameters
+	@$(BIN)/atelier resume
+
+list: $(STAMP) ## the pipelines and their parameters
+	@$(BIN)/atelier list
+
+status: $(STAMP) ## the runs, or one run's steps [RUN=]
+	@$(BIN)/atelier status
+
+logs: $(STAMP) ## a step's log [RUN=] [STEP=]
+	@$(BIN)/atelier logs
+
+ui: $(STAMP) ## MLflow's page [PORT=5000]
+	@$(BIN)/atelier ui
+
+doctor: $(STAMP) ## looks at everything that a run needs [ARTIFACTS=]
+	@$(BIN)/atelier doctor
+
+compile: $(STAMP) ## every pipeline to build/pipelines/*.yaml
+	@$(BIN)/atelier compile
+
+test: $(STAMP) ## the tests
+	@$(BIN)/python -m pytest -q -m "not slow and not cluster and not gpu"
+
+check: $(STAMP) ## lint, format, types, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP) ## formats and mends what ruff can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+setup: $(STAMP) ## makes .venv [PYTHON=python3.11] [TORCH_INDEX=URL] [WHEELS=folder]
+
+# torch first, alone: its CPU build comes from another index or a folder where one is given.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(f"Python 3.11 or newer is needed, this is {sys.version}" if sys.version_info < (3, 11) else 0)'
+	@$(BIN)/pip install -q "setuptools>=77" wheel
+	@set -- install -q; \
+	 if [ -n "$$ATELIER_TORCH_INDEX" ]; then set -- "$$@" --index-url "$$ATELIER_TORCH_INDEX"; fi; \
+	 if [ -n "$$ATELIER_WHEELS" ]; then set -- "$$@" --find-links "$$ATELIER_WHEELS"; fi; \
+	 echo "torch …"; $(BIN)/pip "$$@" torch -c constraints.txt
+	@set -- install -q; \
+	 if [ -n "$$ATELIER_WHEELS" ]; then set -- "$$@" --find-links "$$ATELIER_WHEELS"; fi; \
+	 echo "everything else …"; $(BIN)/pip "$$@" -e '.[laptop,dev]' -c constraints.txt
+	@touch $@
+
+clean: ## removes build/ and caches of tools; runs and artifacts stay
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,35 @@
+"""Component ``register``: a version in MLflow's model registry."""
+
+from kfp.dsl import Artifact, Dataset, Input, Model, Output
+
+from components import images
+
+
+@images.ops
+def register(
+    model: Input[Model],
+    evaluation: Input[Dataset],
+    training: Input[Model],
+    registration: Output[Artifact],
+    artifacts: str,
+    name: str = "igligen-xl",
+) -> None:
+    """Registers the model as challenger; the first one that passes its bars becomes champion.
+
+    Args:
+        artifacts: URI of the folder of all steps' outputs.
+        name: the registered model's name.
+    """
+    from atelier.steps.artifact import read_input, write_output
+    from atelier.steps.register import run
+
+    write_output(
+        registration,
+        run(
+            model=read_input(model),
+            evaluation=read_input(evaluation),
+            training=read_input(training),
+            name=name,
+            artifacts=artifacts,
+        ),
+    )

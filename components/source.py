@@ -1,0 +1,31 @@
+"""Component ``source``: where the raw data comes from."""
+
+from kfp.dsl import Dataset, Output
+
+from components import images
+
+
+@images.evaluate
+def source(
+    source: Output[Dataset],
+    artifacts: str,
+    tars: str = "",
+    captions: str = "",
+    boxes: str = "",
+    images: int = 2000,
+    seed: int = 0,
+) -> None:
+    """The URIs of published data or, where none are given, canvases of real handwritten digits in the same form.
+
+    Args:
+        artifacts: URI of the folder of all steps' outputs.
+        tars: URI of SA-1B-shaped tars; may hold {000..009}. Empty: draw digits.
+        captions: URI of the caption parquet.
+        boxes: URI of the boxes files.
+        images: how many canvases to draw.
+        seed: seeds the drawing.
+    """
+    from atelier.steps.artifact import write_output
+    from atelier.steps.source import run
+
+    write_output(source, run(tars=tars, captions=captions, boxes=boxes, images=images, seed=seed, artifacts=artifacts))

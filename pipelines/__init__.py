@@ -1,0 +1,1 @@
+"""Pipelines: one file each, the DAG and its typed parameters, nothing else."""

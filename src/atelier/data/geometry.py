@@ -1,0 +1,99 @@
+"""Resize of the short side and centre crop: pixels, SDXL's size conditions, boxes.
+
+Offsets are ``(long - res) // 2`` for pixels and conditions alike (torchvision's crop rounds instead and may lie
+one pixel off). Source: GLIGEN-XL's ``get_top_left_y1_x1``.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+
+def resized(original_size: tuple[int, int], res: int) -> tuple[int, int]:
+    """(H, W) after the short side is brought to ``res``; the long side is rounded down."""
+    height, width = original_size
+    short = min(height, width)
+    return (res, int(width * res / short)) if height <= width else (int(height * res / short), res)
+
+
+def top_left(original_size: tuple[int, int], res: int) -> tuple[int, int]:
+    """(top, left) of the centre crop in the resized image, in pixels."""
+    height, width = resized(original_size, res)
+    return (height - res) // 2, (width - res) // 2
+
+
+def time_ids(original_size: tuple[int, int], res: int) -> tuple[int, int, int, int, int, int]:
+    """SDXL's six conditions (H, W, top, left, res, res), exact integers (fp16 rounds sizes above 2048)."""
+    return (*original_size, *top_left(original_size, res), res, res)
+
+
+def image_size(jpeg: bytes) -> tuple[int, int]:
+    """(H, W) from an image's header, without decoding it.
+
+    Raises:
+        ValueError: not an image.
+    """
+    try:
+        with Image.open(io.BytesIO(jpeg)) as image:
+            return image.height, image.width
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a readable image: {_short(error)}") from error
+
+
+def decode_image(jpeg: bytes, res: int) -> np.ndarray:
+    """Decodes, brings the short side to ``res`` (bilinear, antialiased), crops the centre.
+
+    Returns:
+        uint8 [res, res, 3], RGB.
+
+    Raises:
+        ValueError: not an image, or a damaged one.
+    """
+    try:
+        with Image.open(io.BytesIO(jpeg)) as opened:
+            image = opened.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a readable image: {_short(error)}") from error
+    size = (image.height, image.width)
+    height, width = resized(size, res)
+    if (height, width) != size:
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    top, left = top_left(size, res)
+    return np.asarray(image.crop((left, top, left + res, top + res)))
+
+
+def cxcywh_to_xyxy(boxes: np.ndarray) -> np.ndarray:
+    """[n, 4] centre and size to corners, in float32."""
+    boxes = boxes.astype(np.float32).reshape(-1, 4)
+    half = boxes[:, 2:] / 2
+    return np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
+
+
+def crop_box(
+    xyxy: tuple[float, float, float, float], original_size: tuple[int, int], res: int, min_share: float = 0.0
+) -> tuple[float, float, float, float] | None:
+    """A pixel box of the original image as normalised xyxy of the centre crop.
+
+    Args:
+        min_share: least area inside the crop, as a share of the crop.
+
+    Returns:
+        The clipped box, or None when less than ``min_share`` of it (or nothing) is left.
+    """
+    height, width = original_size
+    scale = res / min(height, width)
+    top, left = (int(height * scale) - res) // 2, (int(width * scale) - res) // 2
+    x0, y0, x1, y1 = (
+        min(max(value * scale - offset, 0.0), float(res))
+        for value, offset in zip(xyxy, (left, top, left, top), strict=True)
+    )
+    if x1 <= x0 or y1 <= y0 or (x1 - x0) * (y1 - y0) / res**2 < min_share:
+        return None
+    return x0 / res, y0 / res, x1 / res, y1 / res
+
+
+def _short(error: BaseException) -> str:
+    """The first line, without the address of a buffer object, which differs from run to run."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return text.split(" <_io", 1)[0]

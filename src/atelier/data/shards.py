@@ -1,0 +1,118 @@
+"""Training shards: WebDataset tars with fixed bytes, and beside each an index of where every sample lies.
+
+A shard holds samples ``<key>.<field>.npy`` (fixed dtype, never pickled) and ``<key>.json``. Its index,
+``<shard>.index.json``, lists for each sample its key, the span of its members in the tar, a CRC-32 of that span
+and every member's place, so that one read fetches one sample and nothing is extracted.
+"""
+
+import io
+import json
+import zlib
+from typing import Any
+
+import numpy as np
+
+from atelier.data.tar_bytes import add_bytes, open_for_writing
+from atelier.errors import DataError
+from atelier.storage.atomic import os_errors
+from atelier.storage.digest import canonical_json
+from atelier.storage.folder import OutputFolder
+
+INDEX = ".index.json"
+
+
+class ShardWriter:
+    """Writes one shard; it appears, and is committed to the output folder, whole or not at all.
+
+    Args:
+        out: the step's output.
+        name: e.g. ``"sa_000000-0003.tar"``.
+    """
+
+    def __init__(self, out: OutputFolder, name: str) -> None:
+        self._out, self._name = out, name
+        self._temporary = out.path / f".partial-{name}"
+        with os_errors(self._temporary):
+            self._file = self._temporary.open("w+b")
+        self._tar = open_for_writing(self._file)
+        self._samples: list[list[Any]] = []
+        self._keys: set[str] = set()
+        self.fields: dict[str, list[Any]] = {}
+
+    def add(self, key: str, arrays: dict[str, np.ndarray], record: dict[str, Any]) -> None:
+        """Appends a sample.
+
+        Args:
+            key: no dot, unique in the shard.
+            arrays: by field name, e.g. ``{"latent": [4, 16, 16] fp16}``; C order, no objects.
+            record: JSON values; stored as ``<key>.json``.
+
+        Raises:
+            DataError: a bad key, a field of another dtype than before, or the same key twice.
+        """
+        if "." in key or "/" in key or not key or key in self._keys:
+            raise DataError(
+                f"{self._name}: sample key {key!r} is empty, twice there, or holds a dot or slash",
+                "keys must be unique file names without dots",
+            )
+        self._keys.add(key)
+        members = {name + ".npy": self._npy(name, array) for name, array in sorted(arrays.items())}
+        members["json"] = canonical_json(record)
+        begin, places = self._tar.offset, {}
+        with os_errors(self._temporary):
+            for name, data in members.items():
+                places[name] = add_bytes(self._tar, f"{key}.{name}", data)
+            crc = self._crc(begin)
+        # Places are relative to the span, which the loader reads in one go.
+        spans = {name: [offset - begin, size] for name, (offset, size) in places.items()}
+        self._samples.append([key, begin, self._tar.offset - begin, crc, spans])
+
+    def _npy(self, name: str, array: np.ndarray) -> bytes:
+        if array.dtype.hasobject:
+            raise DataError(f"{self._name}: field {name} holds Python objects", "give it a number type")
+        described = [array.dtype.str, list(array.shape)]
+        known = self.fields.setdefault(name, described)
+        if known[0] != described[0] or len(known[1]) != array.ndim:
+            raise DataError(f"{self._name}: field {name} is {described}, was {known}", "a field has one type and rank")
+        # A dimension that varies is noted as null.
+        known[1] = [a if a == b else None for a, b in zip(known[1], array.shape, strict=True)]
+        buffer = io.BytesIO()
+        np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+        return buffer.getvalue()
+
+    def _crc(self, begin: int) -> int:
+        self._file.seek(begin)
+        crc = zlib.crc32(self._file.read(self._tar.offset - begin))
+        self._file.seek(self._tar.offset)
+        return crc
+
+    def close(self, extra: dict[str, Any]) -> dict[str, Any]:
+        """Completes and commits the shard and its index.
+
+        Args:
+            extra: added to the index (how many raw examples it covers, what was quarantined).
+
+        Returns:
+            The index. A shard without samples has an index only.
+        """
+        index = {"shard": self._name, "fields": self.fields, **extra, "samples": self._samples}
+        with os_errors(self._temporary):
+            self._tar.close()
+            self._file.close()
+            if self._samples:
+                self._temporary.replace(self._out.path / self._name)
+            else:
+                self._temporary.unlink()
+        if self._samples:
+            self._out.commit(self._name)
+        index_path = self._out.path / (self._name + INDEX)
+        with os_errors(index_path):
+            index_path.write_text(json.dumps(index, separators=(",", ":"), ensure_ascii=False), encoding="utf-8")
+        # The index last: a shard counts as done when its index is committed.
+        self._out.commit(index_path.name)
+        return index
+
+    def abandon(self) -> None:
+        """Drops the unfinished shard."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)

@@ -1,0 +1,292 @@
+"""A run's page: one self-contained HTML file that shows what the model draws, and where everything came from.
+
+No script, no outside reference: it can be mailed, archived, and opened in Kubeflow's sandbox. Pictures are inlined at
+their own size and scaled by the browser, boxes and curves are SVG; a laptop run's page is about one MB.
+"""
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+from PIL import Image
+
+from atelier.evaluation.figures import Picture, Series, chart, data_uri, meter, picture
+
+#: What a metric's name does not say by itself.
+MEANINGS = {
+    "layout_accuracy": "the right digit in its box",
+    "layout_fill": "boxes that are not empty",
+    "ink_in_boxes": "ink inside the boxes",
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One held-out layout: the picture with grounding, and the same prompt and seed without.
+
+    ``right`` and ``right_ungrounded`` count the boxes in which the judge read what was asked for; None: not judged.
+    """
+
+    grounded: Picture
+    ungrounded: Picture
+    right: int | None = None
+    right_ungrounded: int | None = None
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """One step of the run, from its manifest."""
+
+    step: str
+    kind: str
+    uri: str
+    digest: str
+    key: str
+    code: str
+    seconds: float
+    files: int
+    bytes: int
+    params: Mapping[str, Any]
+    inputs: Sequence[str]
+    notes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a page shows. ``bars`` maps a metric's name to the least it must reach."""
+
+    title: str
+    subtitle: str
+    metrics: Mapping[str, float]
+    bars: Mapping[str, float]
+    passed: bool
+    pairs: Sequence[Pair] = ()
+    pairs_total: int = 0
+    previews: Sequence[tuple[int, Image.Image]] = ()
+    loss: Sequence[Series] = ()
+    gauges: Mapping[str, Sequence[Series]] = field(default_factory=dict)
+    speed: Sequence[Series] = ()
+    canvases: Sequence[Picture] = ()
+    data_facts: Mapping[str, Any] = field(default_factory=dict)
+    registration: Mapping[str, Any] = field(default_factory=dict)
+    lineage: Sequence[Lineage] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    commit: str = ""
+
+
+def page(report: Report) -> str:
+    """The page as HTML."""
+    style = files("atelier.evaluation").joinpath("report.css").read_text(encoding="utf-8")
+    parts = [
+        _header(report),
+        _metrics(report),
+        _pairs(report),
+        _previews(report),
+        _curves(report),
+        _canvases(report),
+        _numbers(report),
+        _lineage(report),
+        _places(report),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{_text(report.title)}</title>\n<style>\n{style}</style></head>\n<body><main>\n"
+        + "\n".join(part for part in parts if part)
+        + "\n</main></body></html>\n"
+    )
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def _header(report: Report) -> str:
+    verdict = ""
+    if report.bars:
+        kind, words = ("good", "passed its bars") if report.passed else ("bad", "below its bars")
+        verdict = f'<span class="pill {kind}">{words}</span>'
+    registration = ""
+    if report.registration.get("version"):
+        aliases = report.registration.get("aliases") or []
+        aliases = [aliases] if isinstance(aliases, str) else aliases
+        registration = (
+            f"<p>Registered as <b>{_text(report.registration.get('name', ''))}</b> version"
+            f" {_text(report.registration['version'])}{' · ' + _text(', '.join(aliases)) if aliases else ''}</p>"
+        )
+    return f"<header><h1>{_text(report.title)}{verdict}</h1><p>{_text(report.subtitle)}</p>{registration}</header>"
+
+
+def _metrics(report: Report) -> str:
+    """A card for each metric that has a bar; without bars, for each share."""
+    names = list(report.bars) or [name for name in report.metrics if not name.endswith("_ungrounded")][:4]
+    cards = []
+    for name in names:
+        value = report.metrics.get(name)
+        if value is None:
+            cards.append(f'<div class="metric"><span class="name">{_text(name)}</span><b class="bad">missing</b></div>')
+            continue
+        bar, control = report.bars.get(name), report.metrics.get(f"{name}_ungrounded")
+        verdict = ""
+        if bar is not None:
+            kind, sign = ("good", "≥") if value >= bar else ("bad", "<")
+            verdict = f'<span class="verdict {kind}">{sign} {_share(bar)}</span>'
+        track = meter(value, bar, control) if 0 <= value <= 1 else ""
+        notes = [MEANINGS.get(name, "")]
+        if control is not None:
+            notes.append(f"without grounding {_share(control)}")
+        cards.append(
+            f'<div class="metric">{verdict}<span class="name">{_text(name)}</span><b>{_share(value)}</b>{track}'
+            f'<span class="note">{_text(" · ".join(note for note in notes if note))}</span></div>'
+        )
+    return f'<div class="metrics">{"".join(cards)}</div>' if cards else ""
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %" if 0 <= value <= 1 else f"{value:.4g}"
+
+
+def _section(title: str, text: str, body: str) -> str:
+    return f"<section><h2>{_text(title)}</h2><p>{text}</p>{body}</section>" if body else ""
+
+
+def _pairs(report: Report) -> str:
+    cards = []
+    for pair in report.pairs:
+        cards.append(
+            f'<div class="pair"><div><span>{picture(pair.grounded)}'
+            f"<small>with boxes{_count(pair, pair.right)}</small></span>"
+            f"<span>{picture(pair.ungrounded, asked=False)}"
+            f"<small>without{_count(pair, pair.right_ungrounded)}</small></span></div>"
+            f"<p>{_text(pair.grounded.caption)}</p></div>"
+        )
+    text = (
+        f"Held-out layouts, the first {len(report.pairs)} of {report.pairs_total:,}, not picked. Left: the boxes and"
+        " phrases went into the model. Right, as control: the same prompt and seed with grounding off; the dashed boxes"
+        " are where things would have been asked for."
+    )
+    return _section("What it draws", text, f'<div class="pairs">{"".join(cards)}</div>' if cards else "")
+
+
+def _count(pair: Pair, right: int | None) -> str:
+    if right is None:
+        return ""
+    boxes = len(pair.grounded.boxes)
+    return f' <span class="{"good" if right == boxes else "bad"}">{right} of {boxes} right</span>'
+
+
+def _previews(report: Report) -> str:
+    shown = [
+        f'<figure><img src="{data_uri(image, most=420)}" alt="samples at step {step}">'
+        f"<figcaption>step {step:,}</figcaption></figure>"
+        for step, image in report.previews
+    ]
+    wide = any(image.size[0] > 1.6 * image.size[1] for _, image in report.previews)
+    return _section(
+        "While it learned",
+        "The same layouts and seeds, sampled during training.",
+        f'<div class="previews" style="--preview:{"340px" if wide else "180px"}">{"".join(shown)}</div>'
+        if shown
+        else "",
+    )
+
+
+def _curves(report: Report) -> str:
+    charts = [chart("loss", report.loss, "step", logarithmic=True, smooth=True)]
+    charts += [chart(name, series, "step") for name, series in report.gauges.items()]
+    charts.append(chart("samples per second", report.speed, "step", from_zero=True))
+    body = "".join(charts)
+    return _section(
+        "Curves",
+        "Loss as logged, faint, with its moving average."
+        " A gate is tanh(α) of a block: how far the block lets the boxes in.",
+        f'<div class="charts">{body}</div>' if body else "",
+    )
+
+
+def _canvases(report: Report) -> str:
+    cards = [f'<div class="single">{picture(shown)}<p>{_text(shown.caption)}</p></div>' for shown in report.canvases]
+    facts = ", ".join(f"{_text(name)} {_plain(value)}" for name, value in report.data_facts.items())
+    return _section(
+        "What it learned from",
+        "Real canvases of the training data with their boxes, captions and phrases."
+        f"{' ' + facts + '.' if facts else ''}",
+        f'<div class="singles">{"".join(cards)}</div>' if cards else "",
+    )
+
+
+def _numbers(report: Report) -> str:
+    rows = []
+    for name, value in report.metrics.items():
+        if name.endswith("_ungrounded") and name.removesuffix("_ungrounded") in report.metrics:
+            continue
+        control, bar = report.metrics.get(f"{name}_ungrounded"), report.bars.get(name)
+        rows.append(
+            f'<tr><td>{_text(name)}</td><td class="number">{value:.4g}</td>'
+            f'<td class="number">{"" if control is None else f"{control:.4g}"}</td>'
+            f'<td class="number">{"" if bar is None else f"{bar:.4g}"}</td></tr>'
+        )
+    head = "<tr><th>metric</th>" + _heads("value", "without grounding", "bar") + "</tr>"
+    return _section("Numbers", "", f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>' if rows else "")
+
+
+def _lineage(report: Report) -> str:
+    rows = []
+    for item in report.lineage:
+        params = ", ".join(f"{name}={_plain(value)}" for name, value in item.params.items() if value != "")
+        notes = ", ".join(f"{name} {_plain(value)}" for name, value in item.notes.items())
+        rows.append(
+            f"<tr><td><b>{_text(item.step)}</b><br><small>{_text(item.kind)}</small></td>"
+            f"<td class='short'><code>{_text(item.digest.removeprefix('sha256:')[:12])}</code></td>"
+            f"<td class='short'><code>{_text(item.key[:12])}</code></td>"
+            f"<td class='short'><code>{_text(item.code[:12])}</code></td>"
+            f'<td class="number">{item.seconds:,.1f} s</td><td class="number">{item.files:,}</td>'
+            f'<td class="number">{_size(item.bytes)}</td><td>{_text(", ".join(item.inputs))}</td>'
+            f"<td><code>{_text(params)}</code>{f'<br><code>{_text(notes)}</code>' if notes else ''}</td></tr>"
+        )
+    head = (
+        "<tr><th>step</th><th>digest</th><th>key</th><th>code</th>"
+        + _heads("time", "files", "size")
+        + "<th>from</th><th>parameters, notes</th></tr>"
+    )
+    versions = " · ".join(f"{_text(name)} {_text(version)}" for name, version in report.versions.items())
+    commit = (
+        f" · commit {_text(report.commit[:12])}{'+' if report.commit.endswith('+') else ''}" if report.commit else ""
+    )
+    return _section(
+        "Where everything came from",
+        "Every step's output is addressed by what made it: its key is the digest of the step's code, parameters and"
+        f" inputs. {versions}{commit}",
+        f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>' if rows else "",
+    )
+
+
+def _places(report: Report) -> str:
+    rows = "".join(
+        f"<tr><th>{_text(item.step)}</th><td><code>{_text(item.uri)}</code></td></tr>" for item in report.lineage
+    )
+    return _section("Where it lies", "", f'<div class="scroll"><table>{rows}</table></div>' if rows else "")
+
+
+def _heads(*names: str) -> str:
+    return "".join(f'<th class="number">{_text(name)}</th>' for name in names)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    text = str(value)
+    return text if len(text) <= 120 else text[:117] + "…"
+
+
+def _size(count: int) -> str:
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"

@@ -1,0 +1,1 @@
+"""Orchestration: compile pipelines, run them here, keep the local ledger. The only room that imports KFP."""

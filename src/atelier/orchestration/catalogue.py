@@ -1,0 +1,111 @@
+"""Which pipelines there are, and what each one's parameters are, read from the compiled pipeline itself."""
+
+import contextlib
+import difflib
+import importlib
+import io
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from atelier.errors import ConfigError
+from atelier.orchestration.project import enter
+
+Value = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A pipeline parameter as the Kubeflow page shows it.
+
+    Attributes:
+        type: ``str``, ``int``, ``float``, ``bool``, ``list`` or ``dict``.
+        default: None where a value must be given.
+        choices: the values of the select box; () where any value goes.
+    """
+
+    name: str
+    type: str
+    default: Any
+    description: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """One file of ``pipelines/``: the DAG (a KFP graph component) and the choices of its parameters."""
+
+    name: str
+    graph: Any
+    choices: dict[str, tuple[str, ...]]
+
+    @property
+    def description(self) -> str:
+        return str(self.graph.description or "").strip()
+
+    @cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        return {
+            name: Parameter(
+                name,
+                _TYPES[spec.type],
+                spec.default,
+                " ".join((spec.description or "").split()),
+                self.choices.get(name, ()),
+            )
+            for name, spec in (self.graph.component_spec.inputs or {}).items()
+        }
+
+    @cached_property
+    def tasks(self) -> int:
+        """How many steps a run has (every branch counted)."""
+        spec = self.graph.pipeline_spec
+
+        def count(dag: Any) -> int:
+            total = 0
+            for task in dag.tasks.values():
+                component = spec.components[task.component_ref.name]
+                total += count(component.dag) if component.WhichOneof("implementation") == "dag" else 1
+            return total
+
+        return count(spec.root.dag)
+
+
+_TYPES = {
+    "String": "str",
+    "Integer": "int",
+    "Float": "float",
+    "Double": "float",
+    "Boolean": "bool",
+    "Bool": "bool",
+    "List": "list",
+    "Dict": "dict",
+}
+
+
+def names(project: Path) -> list[str]:
+    """The pipelines' names: the files of ``pipelines/``."""
+    return sorted(path.stem for path in (project / "pipelines").glob("*.py") if not path.stem.startswith("_"))
+
+
+def load(project: Path, name: str) -> Pipeline:
+    """Imports ``pipelines/<name>.py``, whose ``pipeline`` is the DAG.
+
+    Raises:
+        ConfigError: there is no such pipeline; the nearest names are given.
+    """
+    known = names(project)
+    if name not in known:
+        raise ConfigError(f"there is no pipeline {name!r}{nearest(name, known)}", f"one of: {', '.join(known)}")
+    enter(project)
+    # KFP says on standard output what a person at the terminal has no use for.
+    with contextlib.redirect_stdout(io.StringIO()):
+        module = importlib.import_module(f"pipelines.{name}")
+    return Pipeline(name, module.pipeline, dict(getattr(module, "CHOICES", {})))
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """``"; did you mean …?"`` or nothing."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -1,0 +1,111 @@
+"""A run's parameters: read from ``k=v`` words, checked against the pipeline before anything starts.
+
+Values reach no shell: they travel as environment variables to the command line and as JSON to the steps.
+"""
+
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from atelier.errors import ConfigError
+from atelier.orchestration.catalogue import Parameter, nearest
+
+_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
+
+def split(text: str) -> list[str]:
+    """Splits ``'a=1 b="two words"'`` into words, quotes as in a shell, nothing expanded or executed.
+
+    Raises:
+        ConfigError: a quote is not closed.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"SET={text!r} cannot be read: {error}", "close every quote: SET='name=\"two words\"'"
+        ) from error
+
+
+def parse(words: Iterable[str]) -> dict[str, str]:
+    """``["a=1", …]`` as a dict.
+
+    Raises:
+        ConfigError: a word has no "=", or a name is given twice.
+    """
+    given: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"{word!r} is no parameter: it has no name=value", "e.g. SET='train_steps=500 seed=1'")
+        if name in given:
+            raise ConfigError(f"the parameter {name} is given twice", "leave one")
+        given[name] = value
+    return given
+
+
+def validate(given: Mapping[str, str], known: Mapping[str, Parameter]) -> dict[str, Any]:
+    """Every given value in its parameter's type; nothing that was not given.
+
+    Raises:
+        ConfigError: an unknown name (with the nearest ones), a value of a wrong type or of no choice, a missing one.
+    """
+    for name in given:
+        if name not in known:
+            raise ConfigError(
+                f"the pipeline has no parameter {name!r}{nearest(name, list(known))}",
+                "`make list` shows all parameters with their defaults",
+            )
+    missing = [name for name, parameter in known.items() if parameter.default is None and name not in given]
+    if missing:
+        raise ConfigError(f"no value for {', '.join(missing)}", f"SET='{missing[0]}=…'")
+    return {name: _cast(value, known[name]) for name, value in given.items()}
+
+
+def _cast(text: str, parameter: Parameter) -> Any:
+    name, kind = parameter.name, parameter.type
+    if "{{" in text or "\0" in text:
+        # KFP and Argo would replace {{…}} in values by their own.
+        raise ConfigError(f"the value of {name} holds {'{{' if '{{' in text else 'a NUL byte'}", "leave that out")
+    if parameter.choices and text not in parameter.choices:
+        raise ConfigError(
+            f"{name}={text!r} is none of its choices{nearest(text, list(parameter.choices))}",
+            f"one of: {', '.join(parameter.choices)}",
+        )
+    if kind == "str":
+        return text
+    try:
+        if kind == "int":
+            value: Any = int(text.replace("_", ""))
+        elif kind == "float":
+            value = float(text)
+            if not math.isfinite(value):
+                raise ValueError
+        elif kind == "bool":
+            value = _boolean(text)
+        else:
+            value = json.loads(text)
+            if not isinstance(value, list if kind == "list" else dict):
+                raise ValueError
+    except ValueError:
+        what = {
+            "int": "whole number",
+            "float": "finite number",
+            "bool": "truth value (true or false)",
+            "list": "JSON list",
+            "dict": "JSON object",
+        }[kind]
+        raise ConfigError(
+            f"{name}={text!r} is no {what}", f"e.g. SET='{name}={json.dumps(parameter.default)}'"
+        ) from None
+    return value
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise ValueError(text)

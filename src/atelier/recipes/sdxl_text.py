@@ -1,0 +1,57 @@
+"""Text as SDXL reads it: two CLIP encoders, next-to-last states side by side, the second's projection pooled."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+
+@dataclass(frozen=True)
+class SDXLText:
+    """The two tokenizers and encoders of an SDXL folder."""
+
+    tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]
+    encoders: tuple[CLIPTextModel, CLIPTextModelWithProjection]
+
+    @classmethod
+    def load(cls, base: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> "SDXLText":
+        """Opens tokenizer, tokenizer_2, text_encoder and text_encoder_2 of a diffusers folder."""
+        first = CLIPTextModel.from_pretrained(base / "text_encoder", torch_dtype=dtype)
+        second = CLIPTextModelWithProjection.from_pretrained(base / "text_encoder_2", torch_dtype=dtype)
+        return cls(
+            (CLIPTokenizer.from_pretrained(base / "tokenizer"), CLIPTokenizer.from_pretrained(base / "tokenizer_2")),
+            (first.to(device).eval().requires_grad_(False), second.to(device).eval().requires_grad_(False)),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoders are."""
+        return self.encoders[0].device
+
+    def _ids(self, tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
+        return tokenizer(
+            list(texts),
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids.to(self.device)
+
+    @torch.no_grad()
+    def prompts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Prompt embeddings [B, T, W1 + W2] and pooled embeddings [B, P]."""
+        first, second = (
+            encoder(self._ids(tokenizer, texts), output_hidden_states=True)
+            for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True)
+        )
+        return torch.cat((first.hidden_states[-2], second.hidden_states[-2]), dim=-1), second.text_embeds
+
+    @torch.no_grad()
+    def phrases(self, texts: Sequence[str]) -> Tensor:
+        """Phrase embeddings [B, W1 + P]: the first's end-of-text state beside the second's projected one."""
+        first = self.encoders[0](self._ids(self.tokenizers[0], texts)).pooler_output
+        second = self.encoders[1](self._ids(self.tokenizers[1], texts)).text_embeds
+        return torch.cat((first, second), dim=-1)

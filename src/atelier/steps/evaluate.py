@@ -1,0 +1,69 @@
+"""Evaluate: a judge reads every asked-for box, in the grounded pictures and in the control; bars decide."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from atelier.errors import DataError
+from atelier.steps.runtime import StepContext, run_step
+from atelier.storage.manifest import Manifest
+
+VERSION = 1
+
+
+def run(*, samples: Manifest, judge: Manifest, recipe: str, profile: str, artifacts: str) -> Manifest:
+    """A manifest of kind ``evaluation``: ``metrics.json`` with metrics, bars, passed and what was read in each picture.
+
+    Raises:
+        DataError: the samples name no classes, so no judge can read them.
+    """
+
+    def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
+        from atelier.evaluation import judge as judges
+        from atelier.evaluation import layout
+        from atelier.recipes.registry import get
+
+        bars = get(recipe, profile).config.bars
+        folder = ctx.inputs["samples"].fetch_all()
+        entries = json.loads((folder / "samples.json").read_text())
+        if not all(entry["labels"] for entry in entries):
+            raise DataError(f"{samples.uri}: its layouts name no classes, which the digit judge needs", "use PROFILE=laptop")
+        reader = judges.load(ctx.inputs["judge"].fetch("judge.safetensors"))
+        boxes, labels = [entry["boxes"] for entry in entries], [entry["labels"] for entry in entries]
+        progress = ctx.progress("judging", 2 * len(entries), "pictures")
+        metrics: dict[str, float] = {}
+        scores = {}
+        for kind, suffix in (("grounded", ""), ("ungrounded", "_ungrounded")):
+            pictures = [_pixels(folder / entry[kind]) for entry in entries]
+            scores[kind] = layout.score(reader, pictures, boxes, labels)
+            metrics |= layout.summary(scores[kind], suffix)
+            progress.advance(len(entries))
+        metrics = {name: round(value, 4) for name, value in metrics.items()}
+        passed = all(metrics[name] >= bar for name, bar in bars.items())
+        per_sample = [
+            {"read": list(g.read), "read_ungrounded": list(u.read), "ink_in_boxes": round(g.ink_in_boxes, 4)}
+            for g, u in zip(scores["grounded"], scores["ungrounded"], strict=True)
+        ]
+        result = {"metrics": metrics, "bars": bars, "passed": passed, "per_sample": per_sample}
+        (ctx.out.path / "metrics.json").write_text(json.dumps(result, indent=1))
+        ctx.track.metrics(metrics)
+        return "evaluation", {"metrics": metrics, "bars": bars, "passed": passed, "layouts": len(entries)}
+
+    return run_step(
+        name="evaluate",
+        version=VERSION,
+        module=__name__,
+        produce=produce,
+        inputs={"samples": samples, "judge": judge},
+        params={"recipe": recipe, "profile": profile},
+        artifacts=artifacts,
+        extra_modules=(f"atelier.recipes.{recipe}",),
+    )
+
+
+def _pixels(path: Path) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

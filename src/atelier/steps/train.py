@@ -1,0 +1,151 @@
+"""Train: the recipe's objective over the shards, by DeepSpeed under torchrun; resumes where it was ended."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from atelier.errors import ConfigError
+from atelier.steps.runtime import StepContext, run_step
+from atelier.storage.manifest import Manifest
+
+VERSION = 1
+WORKER = "atelier.steps.train_worker"
+LOGS, PLAN = ".logs", ".plan.json"
+
+
+def run(
+    *,
+    shards: Manifest,
+    base: Manifest,
+    recipe: str,
+    profile: str,
+    artifacts: str,
+    steps: int = 0,
+    batch_size: int = 0,
+    learning_rate: float = 0.0,
+    seed: int = 0,
+    processes: int = 0,
+    zero_stage: int = -1,
+    overrides: str = "",
+) -> Manifest:
+    """A manifest of kind ``training``: ``checkpoint/``, the loss log, gauges, previews and ``train.json``.
+
+    Args:
+        steps, batch_size, learning_rate, processes: 0 is the recipe's own.
+        zero_stage: -1 is the recipe's own.
+        overrides: further fields of the training configuration, a JSON object.
+
+    Raises:
+        ConfigError: a setting that does not fit; nothing was started.
+        Preempted: asked to end; the state is saved and the same call goes on from it.
+        TrainingError: a rank failed.
+    """
+    from atelier.recipes.registry import get
+
+    changes = train_overrides(
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        processes=processes,
+        zero_stage=zero_stage,
+        overrides=overrides,
+    )
+    config = get(recipe, profile, {"train": changes}).config.train
+
+    def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
+        from atelier.training.engine import read_log, read_summary
+        from atelier.training.launcher import LocalLauncher
+
+        folder = ctx.out.path
+        plan = folder / PLAN
+        plan.write_text(
+            json.dumps(
+                {
+                    "recipe": recipe,
+                    "profile": profile,
+                    "train": changes,
+                    "base": str(ctx.inputs["base"].fetch_all()),
+                    "shards": shards.to_json(),
+                    "folder": str(folder),
+                    "tracking": _tracking(ctx),
+                }
+            )
+        )
+        LocalLauncher(threads=config.threads_per_process).run(WORKER, [str(plan)], config.processes, folder / LOGS)
+        summary = read_summary(folder)
+        logged = read_log(folder)
+        rates = sorted(line["samples_per_s"] for line in logged)
+        ctx.note(
+            training_seconds=summary["seconds"],
+            samples_per_s=rates[len(rates) // 2],
+            data_wait=round(sum(line["data_wait"] for line in logged) / len(logged), 4),
+        )
+        return "training", {
+            "recipe": recipe,
+            "profile": profile,
+            "config": summary["config"],
+            "steps": summary["steps"],
+            "samples": summary["samples"],
+            "parameters": summary["parameters"],
+            "metrics": {"train_loss": round(summary["metrics"]["loss"], 6)},
+        }
+
+    return run_step(
+        name="train",
+        version=VERSION,
+        module=__name__,
+        produce=produce,
+        inputs={"shards": shards, "base": base},
+        params={"recipe": recipe, "profile": profile, "config": config.model_dump(mode="json")},
+        artifacts=artifacts,
+        extra_modules=(f"atelier.recipes.{recipe}", WORKER),
+    )
+
+
+def train_overrides(
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    processes: int,
+    zero_stage: int,
+    overrides: str,
+) -> dict[str, Any]:
+    """Fields of the training configuration that the parameters change; what stands for "the recipe's own" is left out.
+
+    Raises:
+        ConfigError: ``overrides`` is no JSON object.
+    """
+    try:
+        further = json.loads(overrides) if overrides.strip() else {}
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"train_overrides is no JSON: {overrides!r} ({error})", 'give an object, e.g. {"clip_norm": 0.5}'
+        ) from error
+    if not isinstance(further, dict):
+        raise ConfigError(f"train_overrides is no JSON object: {overrides!r}", 'give e.g. {"clip_norm": 0.5}')
+    given = {
+        "steps": steps or None,
+        "batch_size": batch_size or None,
+        "lr": learning_rate or None,
+        "processes": processes or None,
+        "zero_stage": zero_stage if zero_stage >= 0 else None,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    for name in changes.keys() & further.keys():
+        raise ConfigError(f"{name} is given twice, as a parameter and in train_overrides", "leave one")
+    return {"seed": seed, **changes, **further}
+
+
+def worker_plan(path: Path) -> dict[str, Any]:
+    """What ``run`` wrote for the ranks."""
+    plan: dict[str, Any] = json.loads(path.read_text())
+    return plan
+
+
+def _tracking(ctx: StepContext) -> dict[str, str] | None:
+    """The MLflow run that rank 0 writes to; None where the server gave none in time (the files hold everything)."""
+    run_id = ctx.track.run_id()
+    return {"uri": ctx.track.uri, "run_id": run_id} if run_id else None

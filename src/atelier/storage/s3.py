@@ -1,0 +1,245 @@
+"""S3 and servers that speak its protocol, through boto3: bounded waits, retries, errors that name the place.
+
+Credentials, region and endpoint come from the usual variables (AWS_ACCESS_KEY_ID, …, AWS_ENDPOINT_URL_S3,
+AWS_ENDPOINT_URL) or profiles; nothing is read from our own configuration.
+"""
+
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from atelier.errors import AtelierError, ConfigError, ServiceError, StorageError
+from atelier.storage.atomic import NotFound
+from atelier.storage.stream import Stream
+
+PART_BYTES = 16 * 2**20
+_DENIED = {"403", "AccessDenied", "AllAccessDisabled", "AccountProblem"}
+_CREDENTIALS = {
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "AuthorizationHeaderMalformed",
+    "InvalidClientTokenId",
+    "TokenRefreshRequired",
+    "RequestTimeTooSkewed",
+}
+_clients: dict[tuple[Any, ...], Any] = {}
+_lock = threading.Lock()
+
+
+def split(uri: str) -> tuple[str, str]:
+    """``s3://bucket/a/b`` → ``("bucket", "a/b")``.
+
+    Raises:
+        ConfigError: no bucket.
+    """
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise ConfigError(f"{uri}: no bucket", "write s3://bucket/prefix")
+    return bucket, key.strip("/")
+
+
+def endpoint() -> str | None:
+    """The configured endpoint; None means AWS itself."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+def _options(quick: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "connect_timeout": 3 if quick else 5,
+        "read_timeout": 5 if quick else 60,
+        "retries": {"total_max_attempts": 1 if quick else 6, "mode": "standard"},
+        # Servers other than AWS often do not know the newer streaming checksum trailers and store them as
+        # content; our own sha256 of every file covers what they would protect.
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+    }
+    if endpoint():
+        options["s3"] = {"addressing_style": "path"}
+    return options
+
+
+def client(quick: bool = False) -> Any:
+    """A boto3 client, one per process and configuration (threads share it).
+
+    Args:
+        quick: one attempt and short waits, for checks before anything starts.
+    """
+    import boto3
+    from botocore.config import Config
+
+    # The process id: a client must not be shared over a fork. The variables: tests change them.
+    key = (os.getpid(), quick, *(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_"))))
+    with _lock:
+        if key not in _clients:
+            region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+            if not region and endpoint():
+                region = "us-east-1"  # other servers do not care, boto3 wants one
+            _clients[key] = boto3.session.Session().client(
+                "s3",
+                endpoint_url=endpoint(),
+                region_name=region,
+                config=Config(max_pool_connections=32, **_options(quick)),
+            )
+        return _clients[key]
+
+
+def fsspec_filesystem() -> Any:
+    """An s3fs file system with the same endpoint, waits and retries."""
+    import s3fs
+
+    return s3fs.S3FileSystem(endpoint_url=endpoint(), config_kwargs=_options(quick=False), use_listings_cache=False)
+
+
+@contextmanager
+def errors(uri: str) -> Iterator[None]:
+    """Turns boto3's errors of the block into ours; the text names endpoint, bucket and key."""
+    import botocore.exceptions as boto
+    from boto3.exceptions import Boto3Error, S3UploadFailedError
+
+    where = f"{uri} at {endpoint() or 'AWS S3'}"
+    try:
+        yield
+    except AtelierError:
+        raise
+    except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound) as error:
+        raise ServiceError(
+            f"{where}: no usable credentials ({error})", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    except boto.ClientError as error:
+        raise _client_error(error, where, uri) from error
+    except S3UploadFailedError as error:
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, boto.ClientError):
+            raise _client_error(cause, where, uri) from error
+        raise StorageError(f"{where}: {error}", "check bucket, permission and space") from error
+    except (boto.HTTPClientError, boto.EndpointConnectionError, boto.ConnectionError) as error:
+        raise ServiceError(
+            f"{where}: the server does not answer ({error})", "check AWS_ENDPOINT_URL and that the server runs"
+        ) from error
+    except (boto.BotoCoreError, Boto3Error, ValueError) as error:
+        what = f"{where}: {type(error).__name__}: {error}"
+        raise StorageError(what, "check the URI and the AWS_* variables") from error
+
+
+def _client_error(error: Any, where: str, uri: str) -> AtelierError:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) or 0)
+    text = f"{where}: {code} {error.response.get('Error', {}).get('Message', '')}".rstrip()
+    if code == "NoSuchBucket":
+        return StorageError(f"{where}: no bucket {split(uri)[0]!r}", "create the bucket or correct its name")
+    if code in {"404", "NoSuchKey", "NotFound"}:
+        return NotFound(f"{where}: no such object", "check the URI")
+    if code in _CREDENTIALS:
+        return ServiceError(
+            f"{text} (the server refuses the credentials)",
+            "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN",
+        )
+    if code in _DENIED or status in (401, 403):
+        return StorageError(
+            f"{text} (credentials are refused or lack permission)",
+            "check the credentials and the bucket's policy: list, get, put and delete are needed",
+        )
+    if status >= 500 or code in {"SlowDown", "Throttling"}:
+        return ServiceError(f"{text} (the server failed)", "try again; what was done is kept")
+    return StorageError(text, "check the URI and the server's log")
+
+
+def read_bytes(uri: str) -> bytes:
+    """A small object's content.
+
+    Raises:
+        NotFound: there is no such object.
+    """
+    bucket, key = split(uri)
+    with errors(uri):
+        return client().get_object(Bucket=bucket, Key=key)["Body"].read()  # type: ignore[no-any-return]
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Puts a small object in one request: it appears whole or not at all."""
+    bucket, key = split(uri)
+    with errors(uri):
+        client().put_object(Bucket=bucket, Key=key, Body=data)
+
+
+def upload(path: Path, uri: str) -> None:
+    """Puts a file; large ones in parts of 16 MiB, eight at a time. The object appears whole or not at all."""
+    from boto3.s3.transfer import TransferConfig
+
+    bucket, key = split(uri)
+    config = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=8)
+    with errors(uri):
+        client().upload_file(str(path), bucket, key, Config=config)
+
+
+def size(uri: str) -> int | None:
+    """An object's size in bytes; None when there is none."""
+    import botocore.exceptions as boto
+
+    bucket, key = split(uri)
+    with errors(uri):
+        try:
+            return int(client().head_object(Bucket=bucket, Key=key)["ContentLength"])
+        except boto.ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return None
+            raise
+
+
+def sizes(prefix_uri: str, quick: bool = False) -> dict[str, int]:
+    """Every object under a prefix: key relative to the prefix → bytes."""
+    bucket, prefix = split(prefix_uri)
+    prefix = f"{prefix}/" if prefix else ""
+    found: dict[str, int] = {}
+    with errors(prefix_uri):
+        for page in client(quick).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for item in page.get("Contents", []):
+                found[item["Key"][len(prefix) :]] = int(item["Size"])
+    return found
+
+
+def check_writable(uri: str) -> None:
+    """Puts, lists, gets and deletes a small object under ``uri``, with one attempt and short waits each."""
+    bucket, prefix = split(uri)
+    key = "/".join(part for part in (prefix, f".write-check-{uuid.uuid4().hex[:12]}") if part)
+    quick = client(quick=True)
+    with errors(uri):
+        quick.put_object(Bucket=bucket, Key=key, Body=b"atelier")
+        quick.list_objects_v2(Bucket=bucket, Prefix=key)
+        quick.get_object(Bucket=bucket, Key=key)["Body"].read()
+        quick.delete_object(Bucket=bucket, Key=key)
+
+
+def delete_prefix(uri: str, first: str = "") -> None:
+    """Deletes every object under a prefix, the object named ``first`` before all others."""
+    bucket, prefix = split(uri)
+    if not prefix:
+        raise StorageError(f"{uri}: will not delete a whole bucket", "name a prefix")
+    names = sorted(sizes(uri), key=lambda name: (name != first, name))
+    with errors(uri):
+        for name in names:  # one by one: batch deletion needs Content-MD5, which servers treat differently
+            client().delete_object(Bucket=bucket, Key=f"{prefix}/{name}")
+
+
+def open_stream(uri: str, start: int) -> Stream:
+    """An object's bytes from ``start`` on."""
+    import botocore.exceptions as boto
+
+    bucket, key = split(uri)
+    with errors(uri):
+        try:
+            answer = client().get_object(Bucket=bucket, Key=key, **({"Range": f"bytes={start}-"} if start else {}))
+        except boto.ClientError as error:
+            if start and error.response["ResponseMetadata"]["HTTPStatusCode"] == 416:
+                # Nothing after `start`: the object is complete already, or another one. Read it anew.
+                answer, start = client().get_object(Bucket=bucket, Key=key), 0
+            else:
+                raise
+    total = start + int(answer["ContentLength"])
+    return Stream(answer["Body"], start, total, str(answer.get("ETag", "")))

@@ -1,0 +1,23 @@
+"""What happens beside the training itself: one small file each."""
+
+from atelier.training.callbacks.base import Callback, Request
+from atelier.training.callbacks.checkpoint import SaveCheckpoints
+from atelier.training.callbacks.metrics_log import LogMetrics, Tracker
+from atelier.training.callbacks.preview import DrawPreviews
+from atelier.training.callbacks.progress import ShowProgress
+from atelier.training.callbacks.stop_signal import StopOnSignal
+from atelier.training.config import TrainConfig
+
+__all__ = ["Callback", "Request", "Tracker", "standard_callbacks"]
+
+
+def standard_callbacks(config: TrainConfig, tracker: Tracker | None = None) -> list[Callback]:
+    """What every training has: progress, the loss log, previews where asked for, checkpoints, the stop signal.
+
+    Args:
+        tracker: where rank 0 sends numbers and pictures besides the folder; None on other ranks or without one.
+    """
+    callbacks: list[Callback] = [ShowProgress(), LogMetrics(tracker), SaveCheckpoints(), StopOnSignal()]
+    if config.preview_every is not None:
+        callbacks.insert(2, DrawPreviews(tracker))
+    return callbacks

@@ -1,0 +1,69 @@
+"""How a training runs: the engine's whole configuration, validated before anything starts."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Schedule = Literal["constant", "cosine", "flat_cosine"]
+
+
+class TrainConfig(BaseModel):
+    """Frozen settings of one training run; sizes are in samples, optimizer steps and seconds.
+
+    A step is one optimizer update over ``batch_size`` samples, whatever the processes and micro-batches it is
+    divided into, so the schedule and the data order do not depend on the hardware.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(gt=0, description="optimizer updates")
+    batch_size: int = Field(gt=0, description="samples an update, over all processes")
+    micro_batch: int | None = Field(None, gt=0, description="samples a forward pass of one process; None: its share")
+    processes: int = Field(1, gt=0)
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    precision: Precision = "fp32"
+
+    lr: float = Field(1e-4, ge=0, description="of groups without their own")
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0, description="of groups without their own")
+    schedule: Schedule = "constant"
+    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up from lr/warmup_steps")
+    flat_share: float = Field(0.5, ge=0, le=1, description="flat_cosine: share of the steps before the cosine")
+    final_lr_share: float = Field(0.0, ge=0, le=1, description="lr at the end over the peak lr")
+    clip_norm: float | None = Field(1.0, gt=0, description="greatest global gradient norm; None: no clipping")
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="of the trainable parameters; None: no EMA")
+    seed: int = Field(0, ge=0, lt=2**63)
+
+    log_every: int = Field(10, gt=0)
+    preview_every: int | None = Field(None, gt=0)
+    checkpoint_every_steps: int | None = Field(None, gt=0)
+    checkpoint_every_s: float | None = Field(None, gt=0)
+    keep_checkpoints: int = Field(2, gt=0)
+
+    threads_per_process: int = Field(1, gt=0)
+    loader_workers: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.batch_size % self.processes:
+            raise ValueError(f"batch_size {self.batch_size} is not divisible by processes {self.processes}")
+        if self.micro_batch is not None and (self.batch_size // self.processes) % self.micro_batch:
+            raise ValueError(
+                f"batch_size/processes = {self.batch_size // self.processes} is not divisible by "
+                f"micro_batch {self.micro_batch}: gradient accumulation needs whole micro-batches"
+            )
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} exceeds steps {self.steps}")
+        return self
+
+    @property
+    def process_micro_batch(self) -> int:
+        """Samples in one forward pass of one process."""
+        return self.micro_batch or self.batch_size // self.processes
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches a process adds up before an update."""
+        return self.batch_size // (self.processes * self.process_micro_batch)

@@ -1,0 +1,361 @@
+"""The one training engine: DeepSpeed around a recipe's objective, run in every rank.
+
+A step is: ``accumulation`` micro-batches forward and backward, one update, the callbacks, and one small collective in
+which the ranks agree on whether to save or stop. What a resumed run does is a function of the step alone (schedule,
+data order, draws) and of what the checkpoint holds (weights, optimizer with EMA, running means of the loss log), so it
+ends with the same bits.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import distributed
+
+from atelier.errors import TrainingError
+from atelier.training import checkpoint as checkpoints
+from atelier.training.callbacks import Callback, Request
+from atelier.training.callbacks.metrics_log import METRICS, read_lines
+from atelier.training.config import TrainConfig
+from atelier.training.deepspeed_config import deepspeed_config
+from atelier.training.meter import Meter
+from atelier.training.optimizer import EmaAdamW, build_optimizer
+from atelier.training.protocol import Batch, Dataset, Draws, Objective
+from atelier.training.run import TrainingRun
+from atelier.training.runtime import Ranks, start_ranks
+from atelier.training.schedule import lr_factor
+
+SCRATCH, FINAL, SUMMARY = ".checkpoints", "checkpoint", "train.json"
+
+LoaderFactory = Callable[..., Iterator[Any]]
+"""``atelier.data.loader.Loader``: (dataset, batch_size, rank, world, seed, start, workers, collate) → batches."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a call of ``train`` ended."""
+
+    outcome: Literal["complete", "preempted"]
+    step: int
+
+
+def train(
+    objective: Objective,
+    dataset: Dataset,
+    config: TrainConfig,
+    folder: Path,
+    callbacks: Sequence[Callback] = (),
+    *,
+    loader: LoaderFactory,
+) -> TrainResult:
+    """Trains an objective, or goes on where an earlier call in the same folder was ended; runs inside each rank.
+
+    Args:
+        folder: gets ``checkpoint/`` (the end state), ``train.json`` and what the callbacks write; ``.checkpoints/``
+            in it holds the intermediate ones until the training is complete.
+        loader: makes this rank's endless iterator of micro-batches.
+
+    Returns:
+        ``complete`` with all files in place, or ``preempted`` with a checkpoint of the step that was reached.
+
+    Raises:
+        ConfigError: the checkpoint found does not fit this configuration.
+        StorageError: a checkpoint could not be written.
+        TrainingError: the loss is no longer a finite number.
+    """
+    ranks = start_ranks(config.threads_per_process)
+    if ranks.world != config.processes:
+        raise TrainingError(
+            f"{ranks.world} processes were started, the configuration says {config.processes}",
+            "start as many ranks as the configuration's processes",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return _Trainer(objective, dataset, config, folder, callbacks, loader, ranks).run()
+
+
+class _Loss(torch.nn.Module):
+    """The objective's loss as a module's forward: DeepSpeed hooks the backward pass of what it calls."""
+
+    def __init__(self, objective: Objective, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._objective = objective
+
+    def forward(self, batch: Batch, draws: Draws, progress: float) -> dict[str, torch.Tensor]:
+        return self._objective.loss(self.model, batch, draws, progress)
+
+
+class _Collate:
+    """Collates and keeps each sample's address for its draws; picklable where the objective is (loader workers)."""
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+
+    def __call__(self, samples: list[dict[str, Any]]) -> tuple[list[tuple[int, int]], Batch]:
+        keys = [(int(sample["epoch"]), int(sample["index"])) for sample in samples]
+        return keys, self._objective.collate(samples)
+
+
+class _Trainer:
+    def __init__(
+        self,
+        objective: Objective,
+        dataset: Dataset,
+        config: TrainConfig,
+        folder: Path,
+        callbacks: Sequence[Callback],
+        loader: LoaderFactory,
+        ranks: Ranks,
+    ) -> None:
+        self.objective, self.dataset, self.config, self.folder = objective, dataset, config, folder
+        self.callbacks, self.make_loader, self.ranks = list(callbacks), loader, ranks
+        self.meter = Meter()
+        # Ranks agree after every step; on a GPU that must not wait for the device's queue, so it goes over gloo.
+        self._control = (
+            distributed.new_group(backend="gloo") if ranks.world > 1 and ranks.device.type == "cuda" else None
+        )
+
+    def run(self) -> TrainResult:
+        config, ranks = self.config, self.ranks
+        found = self._agreed_checkpoint()
+        if found is not None and found.path == self.folder / FINAL and found.step == config.steps:
+            return TrainResult("complete", found.step)
+
+        self.engine, model = self._build()
+        self.state = TrainingRun(self.objective, model, config, self.folder, ranks, save=self.save)
+        if found is not None:
+            self._resume(found)
+        for callback in self.callbacks:
+            callback.on_start(self.state)
+
+        outcome = self._loop()
+        for callback in self.callbacks:
+            callback.on_end(self.state)
+        return TrainResult(outcome, self.state.step)
+
+    def _build(self) -> tuple[Any, torch.nn.Module]:
+        import deepspeed
+        from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
+
+        if EmaAdamW not in ZERO_SUPPORTED_OPTIMIZERS:
+            ZERO_SUPPORTED_OPTIMIZERS.append(EmaAdamW)  # it is torch's AdamW with one more moment
+        config = self.config
+        torch.manual_seed(config.seed)
+        model = self.objective.build()
+        groups = self.objective.parameter_groups(model)
+        trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        if not trainable:
+            raise TrainingError("the objective's model has no trainable parameter", "set requires_grad in build()")
+        model.train()
+        on_gpu = self.ranks.device.type == "cuda"
+        optimizer = build_optimizer(groups, config)
+        self._peak_lrs = [group["peak_lr"] for group in optimizer.param_groups]
+        with _scalars_set_aside(model, self.ranks):
+            engine, *_ = deepspeed.initialize(
+                model=_Loss(self.objective, model),
+                optimizer=optimizer,
+                config=deepspeed_config(config, trainable, on_gpu),
+            )
+        return engine, model
+
+    def _loop(self) -> Literal["complete", "preempted"]:
+        config, state = self.config, self.state
+        batches = iter(
+            self.make_loader(
+                self.dataset,
+                batch_size=config.process_micro_batch,
+                rank=self.ranks.rank,
+                world=self.ranks.world,
+                seed=config.seed,
+                start=state.step * config.batch_size,
+                workers=config.loader_workers,
+                collate=_Collate(self.objective),
+            )
+        )
+        began = time.monotonic() - state.seconds
+        self.meter.start()
+        while not state.finished:
+            self._step(batches)
+            state.step += 1
+            state.seconds = time.monotonic() - began
+            self.meter.count_step(config.batch_size)
+            if state.step % config.log_every == 0 or state.finished:
+                self._log()
+            for callback in self.callbacks:
+                callback.on_step(state)
+            request = self._agreed_request()
+            if request & Request.STOP and not state.finished:
+                self.save()
+                return "preempted"
+            if request & Request.SAVE and not state.finished:
+                self.save()
+        self._finish()
+        return "complete"
+
+    def _step(self, batches: Iterator[Any]) -> None:
+        config, engine, state = self.config, self.engine, self.state
+        factor = lr_factor(config, state.step)
+        for group, peak in zip(engine.optimizer.param_groups, self._peak_lrs, strict=True):
+            group["lr"] = peak * factor
+        for micro in range(config.accumulation):
+            with self.meter.waiting():
+                keys, batch = next(batches)
+                batch = to_device(batch, self.ranks.device)
+            # Dropout and the like draw from the global generator: addressed too, though by rank, not by sample.
+            torch.manual_seed(address(config.seed, state.step, micro, self.ranks.rank))
+            losses = engine(batch, Draws(config.seed, keys, self.ranks.device), state.step / config.steps)
+            engine.backward(losses["loss"])
+            self.meter.add({name: value.detach() for name, value in losses.items()})
+            engine.step()
+
+    def _log(self) -> None:
+        norm = self.engine.get_global_grad_norm()
+        line = self.meter.take(self.ranks)
+        if not math.isfinite(line["loss"]) or (self.config.precision != "fp16" and self.engine.skipped_steps):
+            raise TrainingError(
+                f"the loss or its gradient is not finite at step {self.state.step} (loss "
+                f"{line['loss']:g}); checkpoints up to here are intact",
+                "lower the learning rate or set clip_norm; look at metrics.jsonl for where it began",
+            )
+        line["lr"] = self._peak_lrs[0] * lr_factor(self.config, self.state.step - 1)
+        if norm is not None:
+            line["grad_norm"] = float(norm)
+        line["seconds"] = round(self.state.seconds, 3)
+        self.state.metrics = line
+        for callback in self.callbacks:
+            callback.on_log(self.state)
+
+    def save(self, path: Path | None = None) -> None:
+        """Writes a checkpoint of this step; collective."""
+        for callback in self.callbacks:
+            callback.on_save(self.state)
+        scratch = self.folder / SCRATCH
+        checkpoints.save(
+            self.engine,
+            path or scratch / checkpoints.folder_name(self.state.step),
+            {
+                "step": self.state.step,
+                "seconds": self.state.seconds,
+                "samples": self.state.step * self.config.batch_size,
+                "meter": self.meter.state(self.ranks),
+                "processes": self.ranks.world,
+                "zero_stage": int(self.engine.zero_optimization_stage()),
+                "config": self.config.model_dump(mode="json"),
+                "parameters": checkpoints.parameter_shapes(self.engine.module),
+            },
+            self.ranks,
+        )
+        if self.ranks.first and path is None:
+            checkpoints.prune(scratch, self.config.keep_checkpoints)
+
+    def _agreed_checkpoint(self) -> checkpoints.Checkpoint | None:
+        """The newest valid checkpoint as rank 0 sees it; the finished one wins."""
+        found: list[Any] = [None]
+        if self.ranks.first:
+            found[0] = checkpoints.verified(self.folder / FINAL) or checkpoints.newest_valid(self.folder / SCRATCH)
+        if self.ranks.world > 1:
+            distributed.broadcast_object_list(found, src=0)
+        checkpoint: checkpoints.Checkpoint | None = found[0]
+        return checkpoint
+
+    def _resume(self, found: checkpoints.Checkpoint) -> None:
+        checkpoints.restore(self.engine, found, self.ranks)
+        self.state.step = self.state.first_step = found.step
+        self.state.seconds = float(found.state["seconds"])
+        self.meter.restore(found.state["meter"], self.ranks)
+        if self.ranks.first:
+            print(f"resuming from step {found.step} of {self.config.steps} ({found.path.name})", flush=True)
+
+    def _agreed_request(self) -> Request:
+        asked = Request.NOTHING
+        for callback in self.callbacks:
+            asked |= callback.request(self.state)
+        if self.ranks.world > 1:
+            flags = torch.tensor([bool(asked & Request.SAVE), bool(asked & Request.STOP)], dtype=torch.uint8)
+            distributed.all_reduce(flags, op=distributed.ReduceOp.MAX, group=self._control)
+            asked = (Request.SAVE if flags[0] else Request.NOTHING) | (Request.STOP if flags[1] else Request.NOTHING)
+        return asked
+
+    def _finish(self) -> None:
+        self.save(self.folder / FINAL)
+        if self.ranks.first:
+            import shutil
+
+            from atelier.storage.atomic import write_json
+
+            config, model = self.config, self.state.model
+            write_json(
+                self.folder / SUMMARY,
+                {
+                    "steps": self.state.step,
+                    "samples": self.state.step * config.batch_size,
+                    "seconds": round(self.state.seconds, 3),
+                    "metrics": self.state.metrics,
+                    "gauges": self.objective.gauges(model),
+                    "parameters": {
+                        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+                        "frozen": sum(p.numel() for p in model.parameters() if not p.requires_grad),
+                    },
+                    "flops_per_sample": self.objective.flops_per_sample(),
+                    "config": config.model_dump(mode="json"),
+                },
+            )
+            shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
+
+
+@contextmanager
+def _scalars_set_aside(model: torch.nn.Module, ranks: Ranks) -> Iterator[None]:
+    """Broadcasts 0-dimensional parameters (a gate's alpha) and has DeepSpeed leave them out of its own broadcast.
+
+    DeepSpeed 0.19.8 broadcasts each parameter as bytes, and a 0-dimensional tensor cannot be viewed so. It skips those
+    that carry the mark of its OptimizedLinear.
+    """
+    scalars = [parameter for parameter in model.parameters() if parameter.dim() == 0]
+    for parameter in scalars:
+        if ranks.world > 1:
+            parameter.data = parameter.data.to(ranks.device)
+            distributed.broadcast(parameter.data, src=0)
+        parameter.ds_optim_param = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for parameter in scalars:
+            del parameter.ds_optim_param  # type: ignore[attr-defined]
+
+
+def address(*numbers: int) -> int:
+    """A 63-bit seed for a tuple of small numbers (splitmix64 over each): unequal tuples give unrelated seeds."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on ``device``; lists stay as they are."""
+    if device.type == "cpu":
+        return batch
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+    }
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The loss log of a training, a dict a line."""
+    return read_lines(folder / METRICS)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """``train.json`` of a finished training."""
+    summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
+    return summary

@@ -1,0 +1,44 @@
+"""The state of a training run in one rank, as the callbacks see it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from atelier.training.config import TrainConfig
+from atelier.training.protocol import Objective
+from atelier.training.runtime import Ranks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass
+class TrainingRun:
+    """What a callback may read; only the engine writes it.
+
+    Attributes:
+        model: the objective's model (not the engine's wrapper).
+        step: optimizer updates done.
+        first_step: ``step`` when this process began: not zero after a resume.
+        seconds: training time so far, over all resumes.
+        metrics: the latest logged line, {} before the first.
+        save: writes a checkpoint of this step; collective, so only the engine calls it on every rank at once.
+    """
+
+    objective: Objective
+    model: torch.nn.Module
+    config: TrainConfig
+    folder: Path
+    ranks: Ranks
+    step: int = 0
+    first_step: int = 0
+    seconds: float = 0.0
+    metrics: dict[str, Any] = field(default_factory=dict)
+    save: "Callable[[], None]" = lambda: None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done."""
+        return self.step >= self.config.steps

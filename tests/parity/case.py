@@ -1,0 +1,81 @@
+"""A golden case: a JSON of configuration, meaning and tolerance, with tensors beside it."""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Case:
+    """One golden case on disk.
+
+    Attributes:
+        path: its JSON. The folder names the system, the stem the kind and the case (``unet_sdxl_a``).
+    """
+
+    path: Path
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The JSON."""
+        loaded: dict[str, Any] = json.loads(self.path.read_text())
+        return loaded
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything in the safetensors file: ``w.`` weights, ``in.`` inputs, ``out.`` outputs."""
+        return load_file(self.path.with_suffix(".safetensors"))
+
+    def _under(self, prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """Weights by upstream's names; a weight stored as factors is multiplied out."""
+        weights = self._under("w.")
+        for name in [n.removesuffix(".U") for n in weights if n.endswith(".U")]:
+            weights[name] = weights.pop(f"{name}.U") @ weights.pop(f"{name}.V")
+        return weights
+
+    @cached_property
+    def inputs(self) -> dict[str, Tensor]:
+        """Inputs by name."""
+        return self._under("in.")
+
+    @cached_property
+    def outputs(self) -> dict[str, Tensor]:
+        """Expected outputs by name."""
+        return self._under("out.")
+
+    @property
+    def system(self) -> str:
+        """The paper's system: the folder's name."""
+        return self.path.parent.name
+
+    @property
+    def kind(self) -> str:
+        """The kind: the stem without its last part."""
+        return self.path.stem.rpartition("_")[0]
+
+    @property
+    def name(self) -> str:
+        """``gligen/unet_sdxl_a``."""
+        return f"{self.system}/{self.path.stem}"
+
+    @property
+    def tolerance(self) -> tuple[float, float]:
+        """(atol, rtol) from the JSON's sentence.
+
+        Raises:
+            ValueError: the sentence names none.
+        """
+        found = re.search(r"atol\s*=?\s*([\d.eE+-]+)[,;\s]+rtol\s*=?\s*([\d.eE+-]+)", str(self.spec["tolerance"]))
+        if not found:
+            raise ValueError(f"{self.path}: no atol and rtol in {self.spec['tolerance']!r}")
+        return float(found[1].rstrip(".")), float(found[2].rstrip("."))

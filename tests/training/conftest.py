@@ -1,0 +1,41 @@
+"""One rank in this process: the engine under test without torchrun."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atelier.data.loader import Loader
+from tests.training.launching import CONFIG
+
+GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR")
+
+
+@pytest.fixture(scope="module")
+def one_rank() -> Iterator[Callable[..., Any]]:
+    """Trains the toy in this process: ``one_rank(folder, objective, callbacks=…, **config changes)``."""
+    import torch
+
+    from atelier.training.callbacks import standard_callbacks
+    from atelier.training.config import TrainConfig
+    from atelier.training.engine import train
+    from tests.training.toy import ToyDataset, ToyObjective
+
+    before = {name: os.environ.get(name) for name in GROUP}
+    threads = torch.get_num_threads()
+
+    def run(folder: Path, objective: ToyObjective | None = None, callbacks: Any = (), **changes: Any) -> Any:
+        config = TrainConfig(**(CONFIG | {"processes": 1} | changes))
+        found = [*standard_callbacks(config), *callbacks]
+        return train(objective or ToyObjective(), ToyDataset(), config, folder, found, loader=Loader)
+
+    yield run
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    torch.set_num_threads(threads)
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
