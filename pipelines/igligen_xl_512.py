@@ -28,7 +28,7 @@ def pipeline(
     artifacts: str = "",
     profile: str = "laptop",
     seed: int = 0,
-    images: int = 2000,
+    images: int = 8000,
     tars: str = "",
     captions: str = "",
     boxes: str = "",

@@ -57,8 +57,18 @@ class Progress:
         for name, value in fields.items():
             line += f", {name} {value:.4g}" if isinstance(value, float) else f", {name} {value}"
         print(line, file=sys.stderr, flush=True)
-        write_status({"label": self.label, "done": self.done, "total": self.total, "unit": self.unit,
-                      "rate": rate, "eta_s": eta, "fields": fields, "line": line})
+        write_status(
+            {
+                "label": self.label,
+                "done": self.done,
+                "total": self.total,
+                "unit": self.unit,
+                "rate": rate,
+                "eta_s": eta,
+                "fields": fields,
+                "line": line,
+            }
+        )
 
 
 def write_status(status: dict[str, object]) -> None:

@@ -35,7 +35,10 @@ def inputs(rows: int = 2) -> dict[str, object]:
         "sample": torch.randn(rows, 4, 16, 16, generator=generator),
         "timestep": torch.tensor([10, 900])[:rows],
         "encoder_hidden_states": torch.randn(rows, 16, 128, generator=generator),
-        "added_cond_kwargs": {"text_embeds": torch.randn(rows, 64, generator=generator), "time_ids": torch.ones(rows, 6)},
+        "added_cond_kwargs": {
+            "text_embeds": torch.randn(rows, 64, generator=generator),
+            "time_ids": torch.ones(rows, 6),
+        },
     }
 
 

@@ -30,6 +30,9 @@ def numbers(*, count, artifacts):
                     params={"count": count}, artifacts=artifacts)
 
 def doubled(*, numbers, delay, fail, text, artifacts):
+    if fail == "early":
+        raise DataError("fail=early is no good value", "leave it out")
+
     def produce(ctx):
         if fail == "data":
             raise DataError("sa_000001.tar is cut off", "fetch it again")

@@ -56,6 +56,7 @@ def test_run_then_cached_then_changed_parameter_then_deleted_file(project: Proje
 def test_a_failed_step_names_itself_its_log_and_what_to_try(project: Project) -> None:
     cases = {
         "data": ["step doubled failed: sa_000001.tar is cut off", "try: fetch it again", "02-doubled.log"],
+        "early": ["step doubled failed: fail=early is no good value", "try: leave it out", "02-doubled.log"],
         "bug": ["step doubled failed: ValueError: a bug", "Traceback", "02-doubled.log"],
         "die": ["step doubled failed: the step's process ended without a word", "out of memory"],
     }

@@ -64,9 +64,7 @@ def position_net(case: Case) -> dict[str, Tensor]:
 
 def fourier(case: Case) -> dict[str, Tensor]:
     """``emb<F>`` for every number of frequencies F that the case has."""
-    return {
-        name: fourier_embedding(case.inputs["boxes"], int(name.removeprefix("emb"))) for name in case.outputs
-    }
+    return {name: fourier_embedding(case.inputs["boxes"], int(name.removeprefix("emb"))) for name in case.outputs}
 
 
 def unet(case: Case) -> dict[str, Tensor]:

@@ -35,7 +35,8 @@ def samples(base: Path) -> list[dict[str, Any]]:
     ]  # fmt: skip
     encoded = get("igligen_xl", "laptop").encoder(base).encode(rng.integers(0, 255, (3, 64, 64, 3), np.uint8), examples)
     return [
-        arrays | {"json": {"boxes": example.boxes.tolist(), "time_ids": [2249, 3001, 0, 8, 64, 64]}, "epoch": 0, "index": i}
+        arrays
+        | {"json": {"boxes": example.boxes.tolist(), "time_ids": [2249, 3001, 0, 8, 64, 64]}, "epoch": 0, "index": i}
         for i, (arrays, example) in enumerate(zip(encoded, examples, strict=True))
     ]
 

@@ -87,9 +87,7 @@ def test_the_fusers_stop_after_their_share_of_the_steps(pipeline: StableDiffusio
 
 def test_boxes_a_prompt_shared_boxes_and_none(pipeline: StableDiffusionXLGLIGENPipeline) -> None:
     own = {"gligen_scheduled_sampling_beta": 1.0}
-    both = latents(
-        pipeline, ["a one", "a two"], gligen_boxes=[[BOX], []], gligen_phrases=[["a one"], []], **own
-    )
+    both = latents(pipeline, ["a one", "a two"], gligen_boxes=[[BOX], []], gligen_phrases=[["a one"], []], **own)
     alone = latents(pipeline, "a one", gligen_boxes=[BOX], gligen_phrases=["a one"], **own)
     torch.testing.assert_close(both[:1], alone, atol=1e-4, rtol=1e-4)
     shared = latents(pipeline, ["a one", "a two"], gligen_boxes=[BOX], gligen_phrases=["a one"], **own)

@@ -41,7 +41,7 @@ def test_parent_and_child_with_everything_in_them(store: str, tmp_path: Path, mo
     assert seen.data.tags["atelier.step"] == "train"
     assert seen.data.params == {"steps": "5"}
     history = sorted((metric.step, metric.value) for metric in connected.get_metric_history(run_id, "loss"))
-    assert history == pytest.approx([(0, 1.0), (1, 0.5), (2, 1 / 3), (3, 0.1)])
+    assert history == [(0, 1.0), (1, 0.5), (2, 1 / 3), (3, 0.1)]
     assert set(seen.data.metrics) == {"loss"}
     images = [file.path for file in connected.list_artifacts(run_id, "images") if file.path.endswith(".png")]
     assert sorted(path.split("+")[2] for path in images) == ["10", "20"]
@@ -63,16 +63,22 @@ def test_parent_and_child_with_everything_in_them(store: str, tmp_path: Path, mo
 )
 def test_status_tells_how_it_ended(store: str, error: BaseException, status: str) -> None:
     ids = []
-    with pytest.raises(type(error)), child_run("download") as run:
-        ids.append(run.run_id())
-        raise error
+
+    def step() -> None:
+        with child_run("download") as run:
+            ids.append(run.run_id())
+            raise error
+
+    with pytest.raises(type(error)):
+        step()
     assert client(store).get_run(ids[0]).info.status == status
 
 
 def test_run_of_a_killed_process_is_ended_by_its_successor(store: str) -> None:
     code = (
         "import os; from atelier.tracking.runs import child_run\n"
-        "with child_run('train', tags={'atelier.key': 'k'}) as run: print(run.run_id(), flush=True); os.kill(os.getpid(), 9)"
+        "with child_run('train', tags={'atelier.key': 'k'}) as run:\n"
+        "    print(run.run_id(), flush=True); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     killed = done.stdout.strip()
@@ -107,9 +113,9 @@ def test_first_use_by_several_processes_at_once(tmp_path: Path) -> None:
     together: list[Any] = [
         subprocess.Popen([sys.executable, "-c", code, uri, f"e{n}"], stderr=subprocess.PIPE, text=True,
                          env=os.environ | {"TMPDIR": str(tmp_path / f"t{n}")})
-        for n in range(3) if not (tmp_path / f"t{n}").mkdir()  # type: ignore[func-returns-value]
+        for n in range(2) if not (tmp_path / f"t{n}").mkdir()  # type: ignore[func-returns-value]
     ]  # fmt: skip
     for process in together:
         _, shown = process.communicate(timeout=120)
         assert process.returncode == 0, shown
-    assert {e.name for e in client(uri).search_experiments()} == {"Default", "e0", "e1", "e2"}
+    assert {e.name for e in client(uri).search_experiments()} == {"Default", "e0", "e1"}

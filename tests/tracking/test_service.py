@@ -54,38 +54,43 @@ def test_sqlite_and_its_absence_are_fine(tmp_path: Path, store: str) -> None:
     ping(default_uri(tmp_path))
 
 
-def test_server_that_dies_in_mid_run(
+def test_server_that_comes_late_and_dies_in_mid_run(
     server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    server.start()
-    ping(server.uri)
-    with child_run("train") as run:
-        run_id = run.run_id()
-        run.log_metrics({"loss": 1.0}, 0)
-        assert run.flush()
-        server.kill()
-        slowest = 0.0
-        for step in range(1, 50):
-            began = time.monotonic()
-            run.log_metrics({"loss": 1.0 / step}, step)
-            slowest = max(slowest, time.monotonic() - began)
-        assert slowest < 0.05, "the training waited for a dead server"
-        deadline = time.monotonic() + 20
-        shown = ""
-        while "does not answer" not in shown:
-            assert time.monotonic() < deadline
+    shown = ""
+
+    def wait_for(text: str) -> None:
+        nonlocal shown
+        deadline = time.monotonic() + 40
+        while text not in shown:
+            assert time.monotonic() < deadline, shown
             shown += capfd.readouterr().err
             time.sleep(0.1)
+
+    with child_run("train", {"steps": 200}) as run:
+        slowest = 0.0
+        for step in range(100):
+            began = time.monotonic()
+            run.log_metrics({"loss": 1.0 / (step + 1)}, step)
+            slowest = max(slowest, time.monotonic() - began)
+        assert slowest < 0.1, "the training waited for a dead server"
+        wait_for("does not answer")
         server.start()
+        ping(server.uri)
+        wait_for("answers again")
+        assert run.flush(60)
+        run_id = run.run_id()
+        server.kill()
+        run.log_metrics({"loss": 0.0}, 100)
     shown += capfd.readouterr().err
-    assert shown.count("does not answer") == 1, "warned once"
-    assert "answers again" in shown
-    connected = client(server.uri)
-    assert len(connected.get_metric_history(run_id, "loss")) == 50
-    assert connected.get_run(run_id).info.status == "FINISHED"
+    assert "were not delivered" in shown
+    assert shown.count("does not answer") == 2, "warned once each time"
+    connected = client(f"sqlite:///{server.folder}/mlflow.db")
+    assert len(connected.get_metric_history(run_id, "loss")) == 100
+    assert connected.get_run(run_id).data.params == {"steps": "200"}
 
 
 def test_server_that_stays_dead_costs_no_more_than_the_closing_time(capfd: pytest.CaptureFixture[str]) -> None:
@@ -94,5 +99,5 @@ def test_server_that_stays_dead_costs_no_more_than_the_closing_time(capfd: pytes
     for step in range(10):
         run.log_metrics({"loss": 0.1}, step)
     run.close(timeout_s=1.0)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 15  # two seconds of them are mlflow's import
     assert "10 records were not delivered" in capfd.readouterr().err

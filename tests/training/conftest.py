@@ -13,9 +13,12 @@ from tests.training.launching import CONFIG
 GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def one_rank() -> Iterator[Callable[..., Any]]:
-    """Trains the toy in this process: ``one_rank(folder, objective, callbacks=…, **config changes)``."""
+    """Trains the toy in this process: ``one_rank(folder, objective, callbacks=…, **config changes)``.
+
+    One process group for the whole session: DeepSpeed keeps its own reference to the first.
+    """
     import torch
 
     from atelier.training.callbacks import standard_callbacks
@@ -23,19 +26,21 @@ def one_rank() -> Iterator[Callable[..., Any]]:
     from atelier.training.engine import train
     from tests.training.toy import ToyDataset, ToyObjective
 
-    before = {name: os.environ.get(name) for name in GROUP}
     threads = torch.get_num_threads()
 
     def run(folder: Path, objective: ToyObjective | None = None, callbacks: Any = (), **changes: Any) -> Any:
         config = TrainConfig(**(CONFIG | {"processes": 1} | changes))
         found = [*standard_callbacks(config), *callbacks]
-        return train(objective or ToyObjective(), ToyDataset(), config, folder, found, loader=Loader)
+        with pytest.MonkeyPatch.context() as patch:
+            for name in GROUP:
+                patch.delenv(name, raising=False)
+            try:
+                return train(objective or ToyObjective(), ToyDataset(), config, folder, found, loader=Loader)
+            finally:
+                for name in GROUP:
+                    os.environ.pop(name, None)
+                torch.set_num_threads(threads)
 
     yield run
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    torch.set_num_threads(threads)
-    for name, value in before.items():
-        os.environ.pop(name, None)
-        if value is not None:
-            os.environ[name] = value

@@ -29,7 +29,9 @@ def trainable_state(checkpoint: Path, average: bool = False) -> dict[str, Tensor
     """
     found = verified(checkpoint)
     if found is None:
-        raise DataError(f"{checkpoint} is no whole checkpoint", "run the training step again: it resumes and saves anew")
+        raise DataError(
+            f"{checkpoint} is no whole checkpoint", "run the training step again: it resumes and saves anew"
+        )
     stage = int(found.state["zero_stage"])
     if stage == 3:
         raise DataError(f"{checkpoint} is of ZeRO stage 3", "train an adapter with stage 0, 1 or 2")
@@ -38,12 +40,16 @@ def trainable_state(checkpoint: Path, average: bool = False) -> dict[str, Tensor
     shapes = {name: shape for group in states["param_shapes"] for name, shape in group.items()} if stage else {}
     if stage == 0:
         if average:
-            raise DataError(f"{checkpoint} is of ZeRO stage 0: its moving average is not addressed by name", "use stage 1")
+            raise DataError(
+                f"{checkpoint} is of ZeRO stage 0: its moving average is not addressed by name", "use stage 1"
+            )
         flat = {name: tensor.float() for name, tensor in states["module"].items()}
     else:
         flat = _joined(folder, average)
         if flat.keys() != shapes.keys():
-            raise DataError(f"{checkpoint} lacks {sorted(shapes.keys() - flat.keys())}", "its ranks' files do not match")
+            raise DataError(
+                f"{checkpoint} lacks {sorted(shapes.keys() - flat.keys())}", "its ranks' files do not match"
+            )
     trained = found.state["parameters"]
     return {
         name.removeprefix(WRAPPER_PREFIX): tensor.reshape(shapes[name]) if stage else tensor
@@ -66,7 +72,9 @@ def _joined(folder: Path, average: bool) -> dict[str, Tensor]:
             else:
                 partition = state["single_partition_of_fp32_groups"][group]
             for name, place in mapping.items():
-                fragments.setdefault(name, []).append(partition[place.start : place.start + place.numel].float().clone())
+                fragments.setdefault(name, []).append(
+                    partition[place.start : place.start + place.numel].float().clone()
+                )
     return {name: torch.cat(parts) for name, parts in fragments.items()}
 
 

@@ -57,10 +57,16 @@ def jitter(rng: np.random.Generator, box: Sequence[float], amount: float) -> tup
     return tuple(np.clip(moved + np.array([-grow, -grow, grow, grow]), 0, 1))
 
 
-def examples(glyphs: digits.Glyphs, count: int, seed: int, amount: float = 0.08) -> tuple[Tensor, Tensor]:
-    """Crops drawn from canvases: crops [N, 1, 24, 24] and labels [N]; about one in eleven is empty."""
+def examples(glyphs: digits.Glyphs, count: int, seed: int, amount: float = 0.1) -> tuple[Tensor, Tensor]:
+    """Crops drawn from canvases: crops [N, 1, 24, 24] and labels [N].
+
+    "Empty" are boxes that no digit lies in: bare background, and also boxes that merely cut a digit (IoU with its
+    own box below 0.3). A judge that had only seen bare background would read a stray part of a neighbour as a digit,
+    and call boxes filled in pictures that know nothing of them.
+    """
     rng = np.random.default_rng(seed)
-    crops, labels = [], []
+    crops: list[np.ndarray] = []
+    labels: list[int] = []
     while len(crops) < count:
         layout = digits.layout_random(rng)
         image = digits.draw(rng, layout, glyphs)
@@ -68,21 +74,21 @@ def examples(glyphs: digits.Glyphs, count: int, seed: int, amount: float = 0.08)
             crops.append(crop(image, jitter(rng, box, amount)))
             labels.append(label)
         empty = digits.layout_random(rng, 1, 1)[0].box
-        # A box is empty when at most a sliver of a drawn one reaches into it, as a stray edge may in a sample.
-        if rng.random() < 0.4 and all(_overlap(empty, box) < 0.1 for box, _ in layout):
+        if all(_iou(empty, box) < 0.3 for box, _ in layout):
             crops.append(crop(image, empty))
             labels.append(EMPTY)
     return torch.from_numpy(np.stack(crops[:count]))[:, None], torch.tensor(labels[:count])
 
 
-def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    """Share of ``a`` that ``b`` covers."""
+def _iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes."""
     width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
     height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
-    return width * height / ((a[2] - a[0]) * (a[3] - a[1]))
+    both = width * height
+    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
 
 
-def train_judge(seed: int = 0, crops: int = 24_000, epochs: int = 4, batch: int = 128) -> tuple[Judge, float]:
+def train_judge(seed: int = 0, crops: int = 20_000, epochs: int = 3, batch: int = 128) -> tuple[Judge, float]:
     """Trains a judge on ``judge_train`` digits.
 
     Returns:

@@ -57,7 +57,10 @@ def ink_share(image: np.ndarray, boxes: Sequence[Sequence[float]]) -> float:
 
 
 def score(
-    judge: Judge, images: Sequence[np.ndarray], boxes: Sequence[Sequence[Sequence[float]]], labels: Sequence[Sequence[int]]
+    judge: Judge,
+    images: Sequence[np.ndarray],
+    boxes: Sequence[Sequence[Sequence[float]]],
+    labels: Sequence[Sequence[int]],
 ) -> list[LayoutScore]:
     """Scores pictures against the layouts that they were asked for.
 

@@ -54,7 +54,9 @@ class TokenAttention(nn.Module):
         def split(x: Tensor) -> Tensor:
             return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-        y = F.scaled_dot_product_attention(split(self.to_q(queries)), split(self.to_k(tokens)), split(self.to_v(tokens)))
+        y = F.scaled_dot_product_attention(
+            split(self.to_q(queries)), split(self.to_k(tokens)), split(self.to_v(tokens))
+        )
         return self.to_out[0](y.transpose(1, 2).flatten(2))
 
 
@@ -146,4 +148,4 @@ class PositionNet(nn.Module):
         text = positive_embeddings * keep + (1 - keep) * self.null_positive_feature
         position = fourier_embedding(boxes, self.frequencies).to(text.dtype)
         position = position * keep + (1 - keep) * self.null_position_feature
-        return self.linears(torch.cat((text, position), dim=-1).to(self.linears[0].weight.dtype))
+        return self.linears(torch.cat((text, position), dim=-1).to(self.null_positive_feature.dtype))

@@ -108,8 +108,11 @@ def load_adapter(unet: UNet2DConditionModel, state: dict[str, Tensor]) -> None:
     own = adapter_parameters(unet)
     missing = sorted(own.keys() - state.keys())
     unknown = sorted(state.keys() - own.keys())
-    misshapen = [f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}" for k in sorted(own.keys() & state.keys())
-                 if state[k].shape != own[k].shape]
+    misshapen = [
+        f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
+        for k in sorted(own.keys() & state.keys())
+        if state[k].shape != own[k].shape
+    ]
     if missing or unknown or misshapen:
         raise ConfigError(
             f"the adapter does not fit this UNet: missing {missing}, unknown {unknown}, misshapen {misshapen}",

@@ -55,6 +55,7 @@ class Config(BaseModel):
     gate_start: float = Field(0.0, description="alpha at the start; 0 is exactly the base model")
     gate_lr: float | None = Field(None, gt=0, description="learning rate of the gates, None: the common one")
     position_gain: float | None = Field(None, gt=0, description="orthogonal position net of this gain, None: default")
+    fuser_gain: float | None = Field(None, gt=0, description="orthogonal fuser matrices of this gain, None: default")
 
     train: TrainConfig
     encode_batch: int = Field(8, gt=0)
@@ -103,8 +104,9 @@ PROFILES = {
         gate_start=0.3,
         gate_lr=1e-2,
         position_gain=1.5,
+        fuser_gain=1.0,
         train=TrainConfig(
-            steps=1900,
+            steps=2100,
             batch_size=48,
             processes=2,
             zero_stage=2,
@@ -114,7 +116,7 @@ PROFILES = {
             warmup_steps=50,
             clip_norm=1.0,
             log_every=10,
-            preview_every=380,
+            preview_every=300,
             checkpoint_every_s=30,
             keep_checkpoints=2,
         ),
@@ -186,11 +188,10 @@ def load_scheduler(base: Path) -> SchedulerMixin:
     """The base folder's scheduler, of whatever class its configuration names."""
     path = base / "scheduler" / "scheduler_config.json"
     name = str(json.loads(path.read_text())["_class_name"])
-    kind = getattr(diffusers, name, None)
+    kind: Any = getattr(diffusers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
         raise ConfigError(f"{path} names {name!r}, which is no scheduler of diffusers", "correct the base folder")
-    scheduler: SchedulerMixin = kind.from_pretrained(base / "scheduler")
-    return scheduler
+    return kind.from_pretrained(base / "scheduler")  # type: ignore[attr-defined]  # mypy narrows Any to a bare type
 
 
 class Encoder:
@@ -203,8 +204,12 @@ class Encoder:
     def __init__(self, base: Path) -> None:
         self.vae = AutoencoderKL.from_pretrained(base / "vae").eval().requires_grad_(False)
         self.text = SDXLText.load(base)
-        files = sorted(p for part in ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
-                       for p in (base / part).rglob("*") if p.is_file())
+        files = sorted(
+            p
+            for part in ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+            for p in (base / part).rglob("*")
+            if p.is_file()
+        )
         self.digest = sha256_json({p.relative_to(base).as_posix(): sha256_file(p) for p in files})
 
     @torch.no_grad()
@@ -227,7 +232,9 @@ class Encoder:
                 if example.phrases
                 else np.zeros((0, width), np.float16),
             }
-            for latent, states, pool, example in zip(_half(latents), _half(prompt), _half(pooled), examples, strict=True)
+            for latent, states, pool, example in zip(
+                _half(latents), _half(prompt), _half(pooled), examples, strict=True
+            )
         ]
 
 
@@ -248,12 +255,14 @@ class Objective:
         """The frozen base with fresh layers in every transformer block."""
         unet = attach(UNet2DConditionModel.from_pretrained(self.base / "unet"))
         freeze_base(unet)
+        config = self.config
         with torch.no_grad():
             for name, parameter in adapter_parameters(unet).items():
+                gain = config.position_gain if name.startswith("position_net.") else config.fuser_gain
                 if name.endswith(("alpha_attn", "alpha_dense")):
-                    parameter.fill_(self.config.gate_start)
-                elif self.config.position_gain and name.startswith("position_net.linears") and parameter.dim() == 2:
-                    nn.init.orthogonal_(parameter, self.config.position_gain)
+                    parameter.fill_(config.gate_start)
+                elif gain is not None and parameter.dim() == 2:
+                    nn.init.orthogonal_(parameter, gain)
         if self.config.empty_prompt == "encoded":
             self._empty = SDXLText.load(self.base).prompts([""])
         return unet

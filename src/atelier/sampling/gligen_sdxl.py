@@ -134,11 +134,14 @@ class StableDiffusionXLGLIGENPipeline(StableDiffusionXLPipeline):
                     f"prompt {number} has {len(own_boxes)} boxes and {len(own_phrases)} phrases", "give a phrase a box"
                 )
             if len(own_boxes) > max_boxes:
-                raise ConfigError(f"prompt {number} has {len(own_boxes)} boxes, more than {max_boxes}", "leave some out")
+                raise ConfigError(
+                    f"prompt {number} has {len(own_boxes)} boxes, more than {max_boxes}", "leave some out"
+                )
             for box in own_boxes:
                 if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
                     raise ConfigError(
-                        f"box {list(box)} of prompt {number} is not a box", "give x0 < x1 and y0 < y1, all within 0 to 1"
+                        f"box {list(box)} of prompt {number} is not a box",
+                        "give x0 < x1 and y0 < y1, all within 0 to 1",
                     )
             result.append((own_boxes, own_phrases))
         return result

@@ -28,7 +28,8 @@ def run(*, recipe: str, profile: str, pretrain: bool, uri: str, seed: int, artif
     if pretrain:
         if uri or own:
             raise ConfigError(
-                f"pretrain=true makes the laptop twin's base, not {uri or own}", "leave pretrain out, or use PROFILE=laptop"
+                f"pretrain=true makes the laptop twin's base, not {uri or own}",
+                "leave pretrain out, or use PROFILE=laptop",
             )
         from atelier.steps import pretrain as step
 
@@ -48,7 +49,8 @@ def _shipped(artifacts: str) -> Manifest:
         import shutil
 
         shutil.copytree(folder, ctx.out.path, dirs_exist_ok=True)
-        return "base", {"source": "shipped sdxl_twin"}
+        ctx.note(source="shipped sdxl_twin")
+        return "base", {}
 
     return _step({"shipped": sha256_json(digests)}, produce, artifacts)
 
@@ -56,7 +58,8 @@ def _shipped(artifacts: str) -> Manifest:
 def _fetched(uri: str, artifacts: str) -> Manifest:
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
         fetch_folder(uri, ctx.out.path)
-        return "base", {"source": uri}
+        ctx.note(source=uri)
+        return "base", {}
 
     return _step({"uri": uri}, produce, artifacts)
 

@@ -27,7 +27,9 @@ def run(*, samples: Manifest, judge: Manifest, recipe: str, profile: str, artifa
         folder = ctx.inputs["samples"].fetch_all()
         entries = json.loads((folder / "samples.json").read_text())
         if not all(entry["labels"] for entry in entries):
-            raise DataError(f"{samples.uri}: its layouts name no classes, which the digit judge needs", "use PROFILE=laptop")
+            raise DataError(
+                f"{samples.uri}: its layouts name no classes, which the digit judge needs", "use PROFILE=laptop"
+            )
         reader = judges.load(ctx.inputs["judge"].fetch("judge.safetensors"))
         boxes, labels = [entry["boxes"] for entry in entries], [entry["labels"] for entry in entries]
         progress = ctx.progress("judging", 2 * len(entries), "pictures")
@@ -46,7 +48,7 @@ def run(*, samples: Manifest, judge: Manifest, recipe: str, profile: str, artifa
         ]
         result = {"metrics": metrics, "bars": bars, "passed": passed, "per_sample": per_sample}
         (ctx.out.path / "metrics.json").write_text(json.dumps(result, indent=1))
-        ctx.track.metrics(metrics)
+        ctx.track.log_metrics(metrics)
         return "evaluation", {"metrics": metrics, "bars": bars, "passed": passed, "layouts": len(entries)}
 
     return run_step(

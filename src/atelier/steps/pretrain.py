@@ -43,8 +43,8 @@ def run(*, recipe: str, profile: str, seed: int, artifacts: str) -> Manifest:
         launcher = LocalLauncher(environment={"DS_ACCELERATOR": "cpu"})
         launcher.run("atelier.steps.pretrain_worker", [str(config)], PROCESSES, folder / ".logs")
         make.finish(folder, training / "checkpoint", size)
-        ctx.note(**facts)
-        return "base", {"source": "pretrained", "seed": seed, "resolution": size}
+        ctx.note(source="pretrained", **facts)
+        return "base", {}
 
     return run_step(
         name="pretrain",

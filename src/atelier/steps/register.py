@@ -53,4 +53,5 @@ def run(*, model: Manifest, evaluation: Manifest, training: Manifest, name: str,
         inputs={"model": model, "evaluation": evaluation, "training": training},
         params={"name": name, "registry": identity()},
         artifacts=artifacts,
+        extra_modules=("atelier.tracking.registry",),
     )

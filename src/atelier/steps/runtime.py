@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from importlib import metadata as distributions
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from atelier.errors import AtelierError, ConfigError, Preempted, StorageError
@@ -218,7 +219,7 @@ def _report(record: StepRecord, error: BaseException) -> None:
         print(f"{record.name}: {error}", file=sys.stderr, flush=True)
     else:
         what, fix = f"{type(error).__name__}: {error}", ""
-        traceback.print_exc()
+        traceback.print_exception(error)
     with contextlib.suppress(OSError):
         # On a full disk the ledger cannot be written either; the log and the exit code still tell.
         record.end(
@@ -300,3 +301,22 @@ def _peak_rss_mb() -> float:
     return round(
         max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024, 1
     )
+
+
+def _report_early(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The ``sys.excepthook`` of a step's process: an error before ``run_step`` gets its line in the ledger too.
+
+    There a step looks at its parameters and recipe; KFP's executor lets the error through, and its command names the
+    component.
+    """
+    words = sys.argv
+    named = words.index("--function_to_execute") + 1 if "--function_to_execute" in words else len(words)
+    record = StepRecord(_run_dir(), words[named] if named < len(words) else "step")
+    process.adopt(record.log)
+    _report(record, error.with_traceback(trace))
+    sys.stderr.flush()
+    os._exit(error.exit_code if isinstance(error, AtelierError) else 1)
+
+
+if process.is_step_process():
+    sys.excepthook = _report_early

@@ -100,5 +100,5 @@ def _produce(
         for number, layout in enumerate(layouts)
     ]
     (ctx.out.path / "samples.json").write_text(json.dumps(entries, indent=1))
-    ctx.track.image(contact_sheet(ctx.out.path, entries[:24]), key="held_out_layouts", step=0)
+    ctx.track.log_image(contact_sheet(ctx.out.path, entries[:24]), "held_out_layouts", 0)
     return "samples", {"layouts": len(layouts), "steps": steps, "guidance": guidance, "seed": seed}

@@ -11,6 +11,7 @@ from typing import Any
 from atelier.tracking.service import client, shown
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+AWAY_CLOSE_S = 3.0
 BATCH = 500
 """Metric values in one request; MLflow takes up to 1,000."""
 LIMIT = 20_000
@@ -59,8 +60,14 @@ class Outbox:
             return self._changed.wait_for(lambda: not self._records, timeout_s)
 
     def close(self, timeout_s: float) -> None:
-        """Sends what is left, for at most ``timeout_s``, and says what could not be sent."""
-        sent = self.flush(timeout_s)
+        """Sends what is left and says what could not be sent.
+
+        Waits for at most ``timeout_s``, and no longer than a moment for a server that does not answer.
+        """
+        end = time.monotonic() + timeout_s
+        sent = self.flush(min(timeout_s, AWAY_CLOSE_S))
+        while not sent and self._away_since is None and time.monotonic() < end:
+            sent = self.flush(1.0)
         with self._changed:
             self._closing = True
             left = len(self._records)

@@ -54,8 +54,6 @@ class TrainConfig(BaseModel):
                 f"batch_size/processes = {self.batch_size // self.processes} is not divisible by "
                 f"micro_batch {self.micro_batch}: gradient accumulation needs whole micro-batches"
             )
-        if self.warmup_steps > self.steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} exceeds steps {self.steps}")
         return self
 
     @property

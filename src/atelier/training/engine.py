@@ -187,14 +187,16 @@ class _Trainer:
             self.meter.count_step(config.batch_size)
             if state.step % config.log_every == 0 or state.finished:
                 self._log()
-            for callback in self.callbacks:
-                callback.on_step(state)
+            with self.meter.aside():
+                for callback in self.callbacks:
+                    callback.on_step(state)
             request = self._agreed_request()
             if request & Request.STOP and not state.finished:
                 self.save()
                 return "preempted"
             if request & Request.SAVE and not state.finished:
-                self.save()
+                with self.meter.aside():
+                    self.save()
         self._finish()
         return "complete"
 

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from atelier.errors import Preempted, TrainingError
-from atelier.training.process import die_with_parent, log_path, raised_again, record_path
+from atelier.training.process import log_path, raised_again, record_path
 
 AGENT_LOG = "torchrun.log"
 TAIL_LINES = 30
@@ -69,7 +69,8 @@ class LocalLauncher:
         command = [
             sys.executable,
             "-m",
-            "torch.distributed.run",
+            "atelier.training.agent",
+            str(os.getpid()),
             "--standalone",
             "--nnodes=1",
             f"--nproc-per-node={processes}",
@@ -90,7 +91,6 @@ class LocalLauncher:
                 stderr=agent_log,
                 env=self._environment(),
                 start_new_session=True,
-                preexec_fn=die_with_parent,
             )
         try:
             with _Signals(agent) as signals:

@@ -20,6 +20,7 @@ class Meter:
         self._micro_batches = 0
         self._samples = 0
         self._waited = 0.0
+        self._aside = 0.0
         self._began = time.monotonic()
 
     def start(self) -> None:
@@ -32,6 +33,13 @@ class Meter:
         began = time.monotonic()
         yield
         self._waited += time.monotonic() - began
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Takes the block (checkpoints, previews) out of what ``samples_per_s`` and ``data_wait`` are shares of."""
+        began = time.monotonic()
+        yield
+        self._aside += time.monotonic() - began
 
     def add(self, losses: dict[str, torch.Tensor]) -> None:
         """Adds a micro-batch's scalars."""
@@ -51,10 +59,10 @@ class Meter:
         if ranks.world > 1:
             distributed.all_reduce(totals)
         *sums, count = totals.tolist()
-        elapsed = max(time.monotonic() - self._began, 1e-9)
+        elapsed = max(time.monotonic() - self._began - self._aside, 1e-9)
         line = {name: total / count for name, total in zip(self._names, sums, strict=True)}
         line |= {"samples_per_s": round(self._samples / elapsed, 2), "data_wait": round(self._waited / elapsed, 4)}
-        self._sums, self._micro_batches, self._samples, self._waited = None, 0, 0, 0.0
+        self._sums, self._micro_batches, self._samples, self._waited, self._aside = None, 0, 0, 0.0, 0.0
         self._began = time.monotonic()
         return line
 

@@ -22,10 +22,7 @@ except (OSError, AttributeError):  # not Linux
 
 
 def die_with_parent() -> None:
-    """Has the kernel kill this process when its parent ends, however it ends; Linux only.
-
-    Also safe between fork and exec (``preexec_fn``): it allocates nothing and takes no lock.
-    """
+    """Has the kernel kill this process when its parent ends, however it ends; Linux only."""
     if _prctl is not None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 

@@ -101,7 +101,9 @@ def teach(
     Returns:
         the share of captions whose every class both states tell rightly, at the end.
     """
-    heads = nn.ModuleList([nn.Linear(first.config.hidden_size, classes), nn.Linear(second.config.projection_dim, classes)])
+    heads = nn.ModuleList(
+        [nn.Linear(first.config.hidden_size, classes), nn.Linear(second.config.projection_dim, classes)]
+    )
     parameters = [*first.parameters(), *second.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps, pct_start=0.1)
@@ -111,7 +113,7 @@ def teach(
         captions, target = examples(batch)
         ids = tokenize(tokenizer, captions)
         logits = [heads[0](first(ids).pooler_output), heads[1](second(ids).text_embeds)]
-        loss = sum(F.binary_cross_entropy_with_logits(x, target) for x in logits)
+        loss = torch.stack([F.binary_cross_entropy_with_logits(x, target) for x in logits]).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -131,7 +133,7 @@ def standardise(
 
     The states of different captions share a large common part; centred, what remains is the words.
     """
-    first_norm, second_norm = first.text_model.final_layer_norm if hasattr(first, "text_model") else first.final_layer_norm, second.text_model.final_layer_norm
+    first_norm, second_norm = first.final_layer_norm, second.text_model.final_layer_norm
     ids = tokenize(tokenizer, captions)
     pooled = first(ids).pooler_output
     mean, std = pooled.mean(0), pooled.std(0).clamp_min(1e-3)
