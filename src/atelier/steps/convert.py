@@ -18,13 +18,13 @@ def run(*, training: Manifest, base: Manifest, recipe: str, profile: str, artifa
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
         from atelier.convert.gligen_sdxl import export
         from atelier.convert.zero_checkpoint import trainable_state
-        from atelier.recipes.registry import get
 
-        config = get(recipe, profile).config
         progress = ctx.progress("converting", 3, "parts")
         folder = ctx.inputs["training"].fetch_all()
         progress.advance()
-        adapter = trainable_state(folder / "checkpoint", average=config.train.ema_decay is not None)
+        # As it was trained, which an override may have changed, not as the recipe has it.
+        averaged = training.metadata["config"]["ema_decay"] is not None
+        adapter = trainable_state(folder / "checkpoint", average=averaged)
         progress.advance()
         counts = export(ctx.inputs["base"].fetch_all(), adapter, ctx.out.path)
         progress.advance()

@@ -86,7 +86,8 @@ def save(engine: Any, path: Path, state: dict[str, Any], ranks: Ranks) -> None:
     except OSError as error:
         raise storage_error(error, temporary) from error
     except RuntimeError as error:
-        if "PytorchStreamWriter" in str(error) or "write" in str(error).lower():
+        # What torch.save says of a disk that takes no more: its archive writer is not where it should be.
+        if any(sign in str(error) for sign in ("PytorchStreamWriter", "inline_container", "unexpected pos")):
             free = shutil.disk_usage(path.parent).free
             raise StorageError(
                 f"{temporary}: a checkpoint could not be written ({free / 2**20:,.1f} MiB free on its "
