@@ -86,9 +86,9 @@ PROFILES = {
         base_model="",
         max_boxes=4,
         drop_boxes=0.1,
-        drop_caption=0.3,
+        drop_caption=0.4,
         # Where the box says something that the frozen base does not know already: high noise first, then all.
-        timestep_power=(0.4, 0.9),
+        timestep_power=(0.35, 0.6),
         inside_weight=4.0,
         # A fresh adapter behind shut gates learns nothing for hundreds of steps, a budget the twin does not have:
         # its gates start ajar, so unlike `paper` the twin is not exactly the base model at step 0.
@@ -97,7 +97,7 @@ PROFILES = {
         position_gain=1.5,
         fuser_gain=1.0,
         train=TrainConfig(
-            steps=2100,
+            steps=1500,
             batch_size=48,
             processes=2,
             zero_stage=2,
@@ -107,7 +107,7 @@ PROFILES = {
             warmup_steps=50,
             clip_norm=1.0,
             log_every=10,
-            preview_every=300,
+            preview_every=250,
             checkpoint_every_s=30,
             keep_checkpoints=2,
         ),
