@@ -32,7 +32,7 @@ def grid_layout(rng: np.random.Generator, labels: list[int]) -> list[digits.Plac
     return placements
 
 
-MIXED_FROM = 0.73
+MIXED_FROM = 0.6
 """The share of the training from which on canvases are mixed."""
 
 
