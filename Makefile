@@ -16,10 +16,10 @@ export ATELIER_ARTIFACTS := $(value ARTIFACTS)
 export ATELIER_RUN := $(value RUN)
 export ATELIER_STEP := $(value STEP)
 export ATELIER_PORT := $(value PORT)
-export ATELIER_NAME := $(value NAME)
+export ATELIER_BENCH := $(value BENCH)
 export ATELIER_TORCH_INDEX := $(value TORCH_INDEX)
 export ATELIER_WHEELS := $(value WHEELS)
-unexport PIPELINE PROFILE SET ARTIFACTS RUN STEP PORT NAME TORCH_INDEX WHEELS
+unexport PIPELINE PROFILE SET ARTIFACTS RUN STEP PORT BENCH TORCH_INDEX WHEELS
 
 .PHONY: help setup run resume list status logs ui doctor compile test bench check format clean
 
@@ -53,8 +53,8 @@ compile: $(STAMP) ## every pipeline to build/pipelines/*.yaml
 test: $(STAMP) ## the tests
 	@$(BIN)/python -m pytest -q -m "not slow and not cluster and not gpu"
 
-bench: $(STAMP) ## the benchmarks, a JSON line each [NAME=]
-	@$(BIN)/python -m benchmarks $$ATELIER_NAME
+bench: $(STAMP) ## the benchmarks, a JSON line each [BENCH="name …"]
+	@$(BIN)/python -m benchmarks $$ATELIER_BENCH
 
 check: $(STAMP) ## lint, format, types, import contracts
 	@$(BIN)/ruff check .
