@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from atelier.data.loader import Loader
-from tests.training.launching import CONFIG
+from tests.training.launching import CONFIG, launch, plan
 
 GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR")
 
@@ -44,3 +44,11 @@ def one_rank() -> Iterator[Callable[..., Any]]:
     yield run
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training on two ranks that nobody disturbed (and that drew no previews)."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    launch(plan(folder))
+    return folder

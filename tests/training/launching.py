@@ -21,12 +21,19 @@ CONFIG: dict[str, Any] = {
 }  # fmt: skip
 
 
-def plan(folder: Path, objective: dict[str, Any] | None = None, **changes: Any) -> Path:
+def plan(
+    folder: Path,
+    objective: dict[str, Any] | None = None,
+    stop_at: int | None = None,
+    checkpoints_at: str | None = None,
+    **changes: Any,
+) -> Path:
     """Writes a toy training's settings; its output goes to ``folder``/out, its logs to ``folder``/logs."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "plan.json"
     path.write_text(json.dumps({
         "folder": str(folder / "out"), "config": CONFIG | changes, "objective": {"dropout": 0.2} | (objective or {}),
+        "stop_at": stop_at, "checkpoints_at": checkpoints_at,
     }))  # fmt: skip
     return path
 

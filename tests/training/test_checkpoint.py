@@ -4,35 +4,50 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from atelier.storage.digest import sha256_file
 from atelier.training import checkpoint as checkpoints
+from atelier.training.masters import Fragment
+from atelier.training.parts import Parts, write_part
+from atelier.training.retention import Retention
+from atelier.training.runtime import Ranks
+from atelier.training.saver import find_newest
+from atelier.training.series import LocalSeries
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
-def make(folder: Path, step: int) -> Path:
-    """A checkpoint folder with one file of weights, as ``save`` leaves it."""
+def make(folder: Path, step: int, loss: float = 1.0) -> Path:
+    """A checkpoint with one rank's file, as a save leaves it."""
     path = folder / checkpoints.folder_name(step)
-    (path / "state").mkdir(parents=True)
-    (path / "state" / "weights.pt").write_bytes(bytes(range(256)) * 8)
-    (path / "state.json").write_text(json.dumps({"step": step}))
-    files = [{"path": name, "bytes": (path / name).stat().st_size, "sha256": sha256_file(path / name)}
-             for name in ("state.json", "state/weights.pt")]  # fmt: skip
-    (path / "manifest.json").write_text(json.dumps({"schema": 1, "step": step, "files": files}))
+    scratch = checkpoints.scratch_of(path)
+    scratch.mkdir(parents=True)
+    weight = torch.arange(6.0) + step
+    entry = write_part(scratch / "rank-00000.safetensors", [Fragment("layer", 0, {"weight": weight})])
+    checkpoints.publish(path, checkpoints.manifest_of(step, [entry], {"metrics": {"loss": loss}}))
     return path
 
 
+def newest(folder: Path) -> int | None:
+    found = find_newest(LocalSeries(folder), ALONE, lambda checkpoint: False)
+    return found.step if found else None
+
+
 def flip_a_bit(path: Path) -> None:
-    data = bytearray((path / "state" / "weights.pt").read_bytes())
-    data[100] ^= 4
-    (path / "state" / "weights.pt").write_bytes(data)
+    file = path / "rank-00000.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 4
+    file.write_bytes(data)
 
 
 def truncate(path: Path) -> None:
-    (path / "state" / "weights.pt").write_bytes(b"short")
+    file = path / "rank-00000.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
 
 
 def lose_a_file(path: Path) -> None:
-    (path / "state" / "weights.pt").unlink()
+    (path / "rank-00000.safetensors").unlink()
 
 
 def lose_the_manifest(path: Path) -> None:
@@ -43,28 +58,65 @@ def garble_the_manifest(path: Path) -> None:
     (path / "manifest.json").write_text("{")
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit, truncate, lose_a_file, lose_the_manifest, garble_the_manifest])
-def test_newest_valid_skips_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: object) -> None:
+def name_a_file_elsewhere(path: Path) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"][0]["path"] = "../../etc/passwd"
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+DAMAGES = [flip_a_bit, truncate, lose_a_file, lose_the_manifest, garble_the_manifest, name_a_file_elsewhere]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: object
+) -> None:
     make(tmp_path, 10)
-    newest = make(tmp_path, 20)
+    last = make(tmp_path, 20)
     (tmp_path / ".step-00000030.tmp").mkdir()  # a save that was killed
-    found = checkpoints.newest_valid(tmp_path)
-    assert found is not None
-    assert found.step == 20
-    damage(newest)  # type: ignore[operator]
-    found = checkpoints.newest_valid(tmp_path)
-    assert found is not None
-    assert found.step == 10
-    assert f"{newest} is damaged" in capsys.readouterr().err
+    assert newest(tmp_path) == 20
+    damage(last)  # type: ignore[operator]
+    assert newest(tmp_path) == 10
+    assert f"{last} is damaged" in capsys.readouterr().err
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
-    assert checkpoints.newest_valid(tmp_path / "nowhere") is None
-    assert checkpoints.newest_valid(tmp_path) is None
+    assert newest(tmp_path / "nowhere") is None
+    assert newest(tmp_path) is None
 
 
-def test_prune_keeps_the_newest(tmp_path: Path) -> None:
+def test_the_newest_stay(tmp_path: Path) -> None:
     for step in (1, 5, 30, 200):
         make(tmp_path, step)
-    checkpoints.prune(tmp_path, 2)
+    Retention(2).apply(LocalSeries(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000030", "step-00000200"]
+
+
+@pytest.mark.parametrize(("mode", "best"), [("min", 5), ("max", 30)])
+def test_the_best_stays_too(tmp_path: Path, mode: str, best: int) -> None:
+    for step, loss in ((1, 0.5), (5, 0.2), (30, 0.9), (200, 0.4)):
+        make(tmp_path, step, loss)
+    Retention(1, "loss", mode).apply(LocalSeries(tmp_path))  # type: ignore[arg-type]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{best:08d}", "step-00000200"]
+
+
+def test_any_range_of_a_parameter_is_read(tmp_path: Path) -> None:
+    """Three ranks hold uneven runs of one parameter; every range comes back as if it were one tensor."""
+    whole = torch.randn(23)
+    names = []
+    for rank, (begin, end) in enumerate([(0, 7), (7, 20), (20, 23)]):
+        fragment = Fragment("layer.weight", begin, {"weight": whole[begin:end].clone(), "ema": -whole[begin:end]})
+        entry = write_part(tmp_path / f"rank-{rank:05d}.safetensors", [fragment])
+        assert entry["sha256"] == sha256_file(tmp_path / entry["path"])
+        assert entry["bytes"] == (tmp_path / entry["path"]).stat().st_size
+        names.append(entry["path"])
+    with Parts(tmp_path, names) as parts:
+        assert torch.equal(parts.whole("ema", "layer.weight", [23]), -whole)
+        for begin in range(23):
+            for end in range(begin + 1, 24):
+                out = torch.empty(end - begin)
+                for offset, values in parts.blocks("weight", "layer.weight", begin, end - begin):
+                    out[offset : offset + len(values)] = values
+                assert torch.equal(out, whole[begin:end])
+    with Parts(tmp_path, [names[0], names[2]]) as parts, pytest.raises(Exception, match="elements 7 to 23"):
+        parts.whole("weight", "layer.weight", [23])

@@ -5,15 +5,17 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
+from safetensors.torch import load_file
 
-from atelier.convert.zero_checkpoint import trainable_state
-from atelier.training import checkpoint as checkpoints
+from atelier.convert.training_checkpoint import trainable_state
 from atelier.training.callbacks.metrics_log import read_lines
+from atelier.training.checkpoint import folder_name
+from atelier.training.parts import part_name
+from atelier.training.series import LocalSeries
 from tests.training.launching import alive, launch, plan, rank_pids, start, wait_until
 
-TIMES = ("samples_per_s", "data_wait", "seconds")
+TIMES = ("samples_per_s", "data_wait", "saving_s", "seconds")
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
@@ -24,25 +26,13 @@ def logged(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a training that nobody disturbed (and that drew no previews)."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    launch(plan(folder))
-    return folder
-
-
-def optimizer_bits(folder: Path) -> list[torch.Tensor]:
-    """Every tensor of every rank's optimizer state: fp32 masters, both moments, EMA."""
-    found = []
+def optimizer_bits(folder: Path) -> dict[str, bytes]:
+    """Every tensor of every rank's file: fp32 masters, both moments, EMA."""
+    found = {}
     for rank in range(2):
-        state = torch.load(
-            folder / f"out/checkpoint/state/zero_pp_rank_{rank}_mp_rank_00_optim_states.pt", weights_only=False
-        )["optimizer_state_dict"]
-        found += state["single_partition_of_fp32_groups"]
-        for moments in state["base_optimizer_state"]["state"].values():
-            assert {"exp_avg", "exp_avg_sq", "ema"} <= moments.keys()
-            found += [moments[name] for name in sorted(moments)]
+        state = load_file(folder / "out" / "checkpoint" / part_name(rank))
+        assert {name.split("/")[0] for name in state} == {"weight", "exp_avg", "exp_avg_sq", "ema"}
+        found |= {f"{rank} {name}": value.numpy().tobytes() for name, value in state.items()}
     return found
 
 
@@ -57,9 +47,8 @@ def test_interrupted_training_ends_with_the_same_bits(undisturbed: Path, tmp_pat
     first.send_signal(signal.SIGTERM)
     _, shown = first.communicate(timeout=60)
     assert "Preempted" in shown, shown
-    preempted_at = checkpoints.newest_valid(scratch)
-    assert preempted_at is not None
-    assert 5 <= preempted_at.step < 24
+    (preempted_at,) = LocalSeries(scratch).steps()
+    assert 5 <= preempted_at < 24
 
     # 2. kill -9 of the launcher: neither torchrun nor a rank outlives it.
     second = start(settings)
@@ -72,20 +61,16 @@ def test_interrupted_training_ends_with_the_same_bits(undisturbed: Path, tmp_pat
     wait_until(lambda: not any(alive(pid) for pid in pids), 10)
 
     # 3. The newest checkpoint is damaged: the one before it is used.
-    newest, before = [path for path, _ in checkpoints._listed(scratch)][:2]
-    shards = newest / "state" / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
-    bits = bytearray(shards.read_bytes())
-    bits[len(bits) // 2] ^= 1
-    shards.write_bytes(bits)
-    found = checkpoints.newest_valid(scratch)
-    assert found is not None
-    assert found.path == before
+    newest, before = LocalSeries(scratch).steps()[:2]
+    shard = scratch / folder_name(newest) / part_name(0)
+    bits = bytearray(shard.read_bytes())
+    bits[-len(bits) // 4] ^= 1
+    shard.write_bytes(bits)
 
     launch(settings)
-    assert f"resuming from step {found.step}" in (tmp_path / "logs" / "rank-00.log").read_text()
+    assert f"resuming from step {before}" in (tmp_path / "logs" / "rank-00.log").read_text()
     assert logged(tmp_path) == logged(undisturbed)
-    for ours, theirs in zip(optimizer_bits(tmp_path), optimizer_bits(undisturbed), strict=True):
-        assert torch.equal(ours, theirs)
+    assert optimizer_bits(tmp_path) == optimizer_bits(undisturbed)
     weights = trainable_state(tmp_path / "out" / "checkpoint")
     average = trainable_state(tmp_path / "out" / "checkpoint", average=True)
     assert not any(torch.equal(weights[name], average[name]) for name in weights)
@@ -95,5 +80,4 @@ def test_interrupted_training_ends_with_the_same_bits(undisturbed: Path, tmp_pat
 
 
 def test_frozen_parameters_are_not_in_the_checkpoint(undisturbed: Path) -> None:
-    model = torch.load(undisturbed / "out/checkpoint/state/mp_rank_00_model_states.pt", weights_only=False)["module"]
-    assert {name.split(".")[1] for name in model} == {"adapter", "gate"}
+    assert {name.split(".")[0] for name in trainable_state(undisturbed / "out" / "checkpoint")} == {"adapter", "gate"}

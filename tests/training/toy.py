@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from atelier.training.callbacks import Callback, Request
 from atelier.training.protocol import Draws
+from atelier.training.run import TrainingRun
 
 FEATURES, HIDDEN = 8, 16
 
@@ -29,7 +31,7 @@ class ToyModel(torch.nn.Module):
         self.dropout = torch.nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = self.dropout(torch.relu(self.base(x)))
+        hidden = self.dropout(torch.relu(self.base(x.to(self.base.weight.dtype))))
         return torch.tanh(self.gate) * self.adapter(hidden)
 
 
@@ -68,7 +70,7 @@ class ToyObjective:
                 os.kill(os.getpid(), 9)
             raise RuntimeError("the toy broke as it was told to")
         x = batch["x"] + self.noise * draws.normal((FEATURES,))
-        error = (model(x) - batch["y"]).square().mean(dim=1)
+        error = (model(x).float() - batch["y"]).square().mean(dim=1)
         return {"loss": self.scale * error.mean(), "absolute": error.sqrt().mean()}
 
     def trainable_state(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -105,6 +107,16 @@ class ToyDataset:
         return {"x": x, "y": np.tanh(x[:3] * x[3:6]).astype(np.float32)}
 
 
+class StopAt(Callback):
+    """Asks for a stop after a step, as a preemption would."""
+
+    def __init__(self, step: int | None) -> None:
+        self.step = step
+
+    def request(self, run: TrainingRun) -> Request:
+        return Request.STOP if run.step == self.step else Request.NOTHING
+
+
 def train_toy(settings: dict[str, Any]) -> str:
     """Trains the toy in this rank as the settings say; returns the outcome."""
     torch.set_num_threads(1)
@@ -115,8 +127,15 @@ def train_toy(settings: dict[str, Any]) -> str:
 
     config = TrainConfig(**settings["config"])
     objective = ToyObjective(**settings.get("objective", {}))
+    callbacks = [*standard_callbacks(config), StopAt(settings.get("stop_at"))]
     return train(
-        objective, ToyDataset(), config, Path(settings["folder"]), standard_callbacks(config), loader=Loader
+        objective,
+        ToyDataset(),
+        config,
+        Path(settings["folder"]),
+        callbacks,
+        loader=Loader,
+        checkpoints_at=settings.get("checkpoints_at"),
     ).outcome
 
 

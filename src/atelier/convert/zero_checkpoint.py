@@ -1,6 +1,6 @@
-"""Reads the trained weights out of a DeepSpeed ZeRO checkpoint, without running anything that is in it.
+"""Reads the trained weights out of a checkpoint that DeepSpeed itself saved, without running anything that is in it.
 
-Every file is opened with ``weights_only``; of DeepSpeed's own classes only three plain value types are admitted.
+Every file is opened with ``weights_only``; of DeepSpeed's own classes only plain value types are admitted.
 (DeepSpeed's ``zero_to_fp32.py`` opens with ``weights_only=False``.)
 """
 
@@ -12,63 +12,45 @@ import torch
 from torch import Tensor
 
 from atelier.errors import DataError
-from atelier.training.checkpoint import TAG, WRAPPER_PREFIX, verified
 
-_RANK = re.compile(r"zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt")
+_RANK = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt")
+_MODEL = "mp_rank_00_model_states.pt"
 
 
-def trainable_state(checkpoint: Path, average: bool = False) -> dict[str, Tensor]:
-    """The trained parameters, float32, by the names of the objective's model.
+def zero_trainable_state(folder: Path, average: bool = False) -> dict[str, Tensor]:
+    """The trained parameters' fp32 masters, by the names that the saved module gave them.
 
     Args:
-        checkpoint: a folder written by ``atelier.training.checkpoint.save``, of ZeRO stage 0, 1 or 2.
-        average: the exponential moving average of the weights instead of the last ones.
+        folder: ``<save_dir>/<tag>`` of ``engine.save_checkpoint``, ZeRO stage 1 or 2.
+        average: the optimizer's ``"ema"`` instead of the last weights.
 
     Raises:
-        DataError: the checkpoint is damaged, of ZeRO stage 3, or holds no moving average.
+        DataError: another stage, a rank's file is missing, or there is no moving average.
     """
-    found = verified(checkpoint)
-    if found is None:
+    ranked = sorted((int(m.group(1)), path) for path in folder.iterdir() if (m := _RANK.fullmatch(path.name)))
+    if not (folder / _MODEL).is_file() or not ranked:
         raise DataError(
-            f"{checkpoint} is no whole checkpoint", "run the training step again: it resumes and saves anew"
+            f"{folder} is no DeepSpeed checkpoint of ZeRO stage 1 or 2",
+            "give the folder that holds mp_rank_00_model_states.pt; of stage 3 run DeepSpeed's zero_to_fp32.py first",
         )
-    stage = int(found.state["zero_stage"])
-    if stage == 3:
-        raise DataError(f"{checkpoint} is of ZeRO stage 3", "train an adapter with stage 0, 1 or 2")
-    folder = checkpoint / TAG
-    states = _load(folder / "mp_rank_00_model_states.pt")
-    shapes = {name: shape for group in states["param_shapes"] for name, shape in group.items()} if stage else {}
-    if stage == 0:
-        if average:
-            raise DataError(
-                f"{checkpoint} is of ZeRO stage 0: its moving average is not addressed by name", "use stage 1"
-            )
-        flat = {name: tensor.float() for name, tensor in states["module"].items()}
-    else:
-        flat = _joined(folder, average)
-        if flat.keys() != shapes.keys():
-            raise DataError(
-                f"{checkpoint} lacks {sorted(shapes.keys() - flat.keys())}", "its ranks' files do not match"
-            )
-    trained = found.state["parameters"]
-    return {
-        name.removeprefix(WRAPPER_PREFIX): tensor.reshape(shapes[name]) if stage else tensor
-        for name, tensor in flat.items()
-        if name.removeprefix(WRAPPER_PREFIX) in trained
-    }
+    shapes = {name: shape for group in _load(folder / _MODEL)["param_shapes"] for name, shape in group.items()}
+    flat = _joined([path for _, path in ranked], average)
+    wrong = sorted(name for name in shapes if name not in flat or flat[name].numel() != shapes[name].numel())
+    if wrong:
+        raise DataError(f"{folder} lacks elements of {', '.join(wrong[:5])}", "some ranks' files are missing")
+    return {name: flat[name].reshape(shape) for name, shape in shapes.items()}
 
 
-def _joined(folder: Path, average: bool) -> dict[str, Tensor]:
+def _joined(paths: list[Path], average: bool) -> dict[str, Tensor]:
     """Flat parameters put together from the fragments that each rank holds, in rank order."""
-    ranked = sorted((int(m.group(1)), p) for p in folder.iterdir() if (m := _RANK.fullmatch(p.name)))
     fragments: dict[str, list[Tensor]] = {}
-    for _, path in ranked:
+    for path in paths:
         state = _load(path)["optimizer_state_dict"]
         for group, mapping in enumerate(state["param_slice_mappings"]):
             if average:
                 partition = state["base_optimizer_state"]["state"].get(group, {}).get("ema")
                 if partition is None:
-                    raise DataError(f"{path} holds no moving average", "train with ema_decay")
+                    raise DataError(f"{path} holds no moving average", "ask for the last weights")
             else:
                 partition = state["single_partition_of_fp32_groups"][group]
             for name, place in mapping.items():

@@ -1,7 +1,7 @@
 """S3 and servers that speak its protocol, through boto3: bounded waits, retries, errors that name the place.
 
 Credentials, region and endpoint come from the usual variables (AWS_ACCESS_KEY_ID, …, AWS_ENDPOINT_URL_S3,
-AWS_ENDPOINT_URL) or profiles; nothing is read from our own configuration.
+AWS_ENDPOINT_URL) or profiles; only the wait for an answer is ours: ATELIER_S3_TIMEOUT_S (60).
 """
 
 import os
@@ -17,6 +17,7 @@ from atelier.storage.atomic import NotFound
 from atelier.storage.stream import Stream
 
 PART_BYTES = 16 * 2**20
+ATTEMPTS = 6
 _DENIED = {"403", "AccessDenied", "AllAccessDisabled", "AccountProblem"}
 _CREDENTIALS = {
     "InvalidAccessKeyId",
@@ -52,8 +53,8 @@ def endpoint() -> str | None:
 def _options(quick: bool) -> dict[str, Any]:
     options: dict[str, Any] = {
         "connect_timeout": 3 if quick else 5,
-        "read_timeout": 5 if quick else 60,
-        "retries": {"total_max_attempts": 1 if quick else 6, "mode": "standard"},
+        "read_timeout": 5 if quick else float(os.environ.get("ATELIER_S3_TIMEOUT_S") or 60),
+        "retries": {"total_max_attempts": 1 if quick else ATTEMPTS, "mode": "standard"},
         # Servers other than AWS often do not know the newer streaming checksum trailers and store them as
         # content; our own sha256 of every file covers what they would protect.
         "request_checksum_calculation": "when_required",
@@ -74,7 +75,8 @@ def client(quick: bool = False) -> Any:
     from botocore.config import Config
 
     # The process id: a client must not be shared over a fork. The variables: tests change them.
-    key = (os.getpid(), quick, *(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_"))))
+    variables = sorted((k, v) for k, v in os.environ.items() if k.startswith(("AWS_", "ATELIER_S3_")))
+    key = (os.getpid(), quick, *variables)
     with _lock:
         if key not in _clients:
             region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
@@ -156,9 +158,18 @@ def read_bytes(uri: str) -> bytes:
     Raises:
         NotFound: there is no such object.
     """
+    import botocore.exceptions as boto
+
     bucket, key = split(uri)
     with errors(uri):
-        return client().get_object(Bucket=bucket, Key=key)["Body"].read()  # type: ignore[no-any-return]
+        for attempt in range(ATTEMPTS):
+            try:
+                return client().get_object(Bucket=bucket, Key=key)["Body"].read()  # type: ignore[no-any-return]
+            except (boto.IncompleteReadError, boto.ResponseStreamingError, boto.ReadTimeoutError):
+                # Broken off inside the answer, where boto3 itself does not try again.
+                if attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError("not reached")
 
 
 def write_bytes(uri: str, data: bytes) -> None:

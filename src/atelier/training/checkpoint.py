@@ -1,13 +1,10 @@
-"""Checkpoints: directories that appear whole or not at all, and resume exactly.
+"""Checkpoint folders: they appear whole or not at all, and only one that verifies is ever used.
 
-``step-00000120/`` holds DeepSpeed's own files of the trainable parameters and the optimizer (the frozen base is not
-in it), ``state.json`` with what the engine keeps besides, and ``manifest.json`` with size and sha256 of each. All of it
-is written and flushed under a temporary name, hashed back from the disk, and renamed. Random draws are addressed by
-sample and the schedule by step, so no generator's or scheduler's state needs saving.
+A checkpoint holds ``rank-00000.safetensors`` and so on (``parts``) and ``manifest.json`` with size and sha256 of each
+and the training's state. It is made beside its place under a hidden name and renamed when everything is on the disk.
 """
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -15,185 +12,134 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import distributed
-
-from atelier.errors import ConfigError, StorageError
-from atelier.storage.atomic import fsync_folder, storage_error, write_json
+from atelier.storage.atomic import fsync_folder, write_json
 from atelier.storage.digest import sha256_file
-from atelier.training.runtime import Ranks
 
-TAG = "state"
-MANIFEST, STATE = "manifest.json", "state.json"
-_NAME = re.compile(r"step-(\d+)")
-WRAPPER_PREFIX = "model."
-"""The engine wraps the objective's model in one module, whose attribute name leads DeepSpeed's parameter names."""
+MANIFEST, SCHEMA = "manifest.json", 2
+_NAME = re.compile(r"step-(\d{8,})")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose every file has the size and sha256 that its manifest says."""
+    """A checkpoint and where it lies.
 
-    path: Path
+    Attributes:
+        folder: where its files are, here.
+        step: optimizer updates done.
+        files: ``{"path", "bytes", "sha256"}`` of each.
+        state: the training's state, JSON.
+    """
+
+    folder: Path
     step: int
+    files: list[dict[str, Any]]
     state: dict[str, Any]
+
+    @property
+    def names(self) -> list[str]:
+        """Its files' names."""
+        return [str(entry["path"]) for entry in self.files]
 
 
 def folder_name(step: int) -> str:
-    """The name of a step's checkpoint folder."""
+    """The name of a step's checkpoint."""
     return f"step-{step:08d}"
 
 
-def save(engine: Any, path: Path, state: dict[str, Any], ranks: Ranks) -> None:
-    """Writes a checkpoint at ``path``; collective.
-
-    Args:
-        engine: the DeepSpeed engine.
-        state: JSON values, with at least ``"step"``.
-
-    Raises:
-        StorageError: the disk is full or cannot be written; ``path`` does not exist then.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        if ranks.first:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        _barrier(ranks)
-        engine.save_checkpoint(str(temporary), tag=TAG, client_state={}, exclude_frozen_parameters=True)
-        if ranks.first:
-            write_json(temporary / STATE, state)
-        _barrier(ranks)
-        files = sorted(file for file in temporary.rglob("*") if file.is_file())
-        mine = [_flushed_entry(file, temporary) for file in files[ranks.rank :: ranks.world]]
-        entries = _gather(mine, ranks)
-        if ranks.first:
-            write_json(
-                temporary / MANIFEST,
-                {
-                    "schema": 1,
-                    "kind": "checkpoint",
-                    "step": state["step"],
-                    "files": sorted(entries, key=lambda entry: str(entry["path"])),
-                },
-            )
-            for folder in {file.parent for file in files}:
-                fsync_folder(folder)
-            if path.exists():
-                shutil.rmtree(path)  # a damaged one of the same step
-            temporary.rename(path)
-            fsync_folder(path.parent)
-    except OSError as error:
-        raise storage_error(error, temporary) from error
-    except RuntimeError as error:
-        # What torch.save says of a disk that takes no more: its archive writer is not where it should be.
-        if any(sign in str(error) for sign in ("PytorchStreamWriter", "inline_container", "unexpected pos")):
-            free = shutil.disk_usage(path.parent).free
-            raise StorageError(
-                f"{temporary}: a checkpoint could not be written ({free / 2**20:,.1f} MiB free on its "
-                f"disk): {str(error).splitlines()[0]}",
-                "free some space; running again resumes",
-            ) from error
-        raise
-    _barrier(ranks)
+def step_of(name: str) -> int | None:
+    """The step that a checkpoint's name says; None for any other name."""
+    match = _NAME.fullmatch(name)
+    return int(match.group(1)) if match else None
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Removes all but the newest ``keep`` checkpoints; called after a new one was verified and renamed."""
-    for path, _ in _listed(folder)[keep:]:
-        # Renamed first, so that a kill in the middle of the removal leaves no half checkpoint under a good name.
-        doomed = path.with_name(f".{path.name}.tmp")
-        shutil.rmtree(doomed, ignore_errors=True)
-        path.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
-
-
-def newest_valid(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint in ``folder`` whose every file verifies; damaged ones are named on stderr and skipped."""
-    for path, _ in _listed(folder):
-        checkpoint = verified(path)
-        if checkpoint is not None:
-            return checkpoint
-    return None
-
-
-def verified(path: Path) -> Checkpoint | None:
-    """The checkpoint at ``path`` if every file has the size and sha256 that its manifest says, else None."""
-    if not path.is_dir():
-        return None
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        for entry in manifest["files"]:
-            file = path / entry["path"]
-            if not file.is_file():
-                raise ValueError(f"{entry['path']} is missing")
-            if file.stat().st_size != entry["bytes"]:
-                raise ValueError(f"{entry['path']} has {file.stat().st_size} bytes, not {entry['bytes']}")
-            if sha256_file(file) != entry["sha256"]:
-                raise ValueError(f"{entry['path']} has another sha256 than when it was written")
-        return Checkpoint(path, int(manifest["step"]), json.loads((path / STATE).read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        print(f"checkpoint {path} is damaged and is not used: {error}", file=sys.stderr, flush=True)
-        return None
-
-
-def restore(engine: Any, checkpoint: Checkpoint, ranks: Ranks) -> None:
-    """Puts a verified checkpoint's parameters and optimizer state into ``engine``; collective.
-
-    Raises:
-        ConfigError: it was made by another number of processes, ZeRO stage, precision or set of parameters.
-    """
-    ours = {
-        "processes": ranks.world,
-        "zero_stage": int(engine.zero_optimization_stage()),
-        "parameters": parameter_shapes(engine.module),
-    }
-    for name, value in ours.items():
-        saved = checkpoint.state[name]
-        if saved != value:
-            detail = "other trainable parameters" if name == "parameters" else f"{name} {saved}, not {value}"
-            raise ConfigError(
-                f"checkpoint {checkpoint.path} was made with {detail}",
-                "resume with the settings it was made with, or start in an empty folder",
-            )
-    # Not strict: the frozen base is not in the file. That nothing else is missing was seen above.
-    loaded, _ = engine.load_checkpoint(str(checkpoint.path), tag=TAG, load_module_strict=False)
-    if loaded is None:
-        raise StorageError(f"checkpoint {checkpoint.path} could not be loaded", "remove it: the one before is used")
-
-
-def parameter_shapes(module: torch.nn.Module) -> dict[str, list[int]]:
-    """Names (as in the objective's model) and shapes of the trainable parameters."""
+def manifest_of(step: int, files: list[dict[str, Any]], state: dict[str, Any]) -> dict[str, Any]:
+    """The content of ``manifest.json``."""
     return {
-        name.removeprefix(WRAPPER_PREFIX): list(getattr(parameter, "ds_shape", parameter.shape))
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad
+        "schema": SCHEMA,
+        "kind": "checkpoint",
+        "step": step,
+        "files": sorted(files, key=lambda entry: str(entry["path"])),
+        "state": state,
     }
 
 
-def _listed(folder: Path) -> list[tuple[Path, int]]:
-    """Checkpoint folders by their names, newest first."""
+def parse(record: Any, folder: Path) -> Checkpoint:
+    """A checkpoint from its manifest.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none, or of another version.
+    """
+    if record["schema"] != SCHEMA or record["kind"] != "checkpoint":
+        raise ValueError(f"its manifest has schema {record['schema']!r}, this version reads {SCHEMA}")
+    files = [{"path": str(e["path"]), "bytes": int(e["bytes"]), "sha256": str(e["sha256"])} for e in record["files"]]
+    for entry in files:
+        if "/" in entry["path"] or entry["path"].startswith("."):
+            raise ValueError(f"its manifest names {entry['path']!r}")
+    return Checkpoint(folder, int(record["step"]), files, dict(record["state"]))
+
+
+def read(folder: Path) -> Checkpoint:
+    """The checkpoint in ``folder`` by its manifest alone; its files are not looked at.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: there is none, or its manifest is damaged.
+    """
+    return parse(json.loads((folder / MANIFEST).read_text()), folder)
+
+
+def check(checkpoint: Checkpoint, names: list[str] | None = None) -> None:
+    """Looks at every byte of the named files (all without names).
+
+    Raises:
+        ValueError: one is missing, or differs from what was written.
+    """
+    for entry in checkpoint.files:
+        file, name = checkpoint.folder / entry["path"], entry["path"]
+        if not file.is_file():
+            raise ValueError(f"{name} is missing")
+        if file.stat().st_size != entry["bytes"]:
+            raise ValueError(f"{name} has {file.stat().st_size} bytes, not {entry['bytes']}")
+        if (names is None or name in names) and sha256_file(file) != entry["sha256"]:
+            raise ValueError(f"{name} has another sha256 than when it was written")
+
+
+def verified(folder: Path) -> Checkpoint | None:
+    """The checkpoint in ``folder`` if every file verifies; a damaged one is named on stderr."""
     if not folder.is_dir():
-        return []
-    named = [(path, _NAME.fullmatch(path.name)) for path in folder.iterdir()]
-    found = [(path, int(match.group(1))) for path, match in named if match]
-    return sorted(found, key=lambda item: item[1], reverse=True)
+        return None
+    try:
+        checkpoint = read(folder)
+        check(checkpoint)
+        return checkpoint
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        report_damage(folder, error)
+        return None
 
 
-def _flushed_entry(file: Path, root: Path) -> dict[str, Any]:
-    with file.open("rb") as handle:
-        os.fsync(handle.fileno())
-    return {"path": file.relative_to(root).as_posix(), "bytes": file.stat().st_size, "sha256": sha256_file(file)}
+def report_damage(place: object, error: object) -> None:
+    """Says on stderr why a checkpoint is not used."""
+    print(f"checkpoint {place} is damaged and is not used: {error}", file=sys.stderr, flush=True)
 
 
-def _gather(mine: list[dict[str, Any]], ranks: Ranks) -> list[dict[str, Any]]:
-    if ranks.world == 1:
-        return mine
-    gathered: list[Any] = [None] * ranks.world
-    distributed.all_gather_object(gathered, mine)
-    return [entry for entries in gathered for entry in entries]
+def scratch_of(folder: Path) -> Path:
+    """Where a checkpoint is made before it is renamed to ``folder``."""
+    return folder.with_name(f".{folder.name}.tmp")
 
 
-def _barrier(ranks: Ranks) -> None:
-    if ranks.world > 1:
-        distributed.barrier()
+def publish(folder: Path, manifest: dict[str, Any]) -> None:
+    """Completes what lies in ``scratch_of(folder)`` and gives it its name."""
+    scratch = scratch_of(folder)
+    write_json(scratch / MANIFEST, manifest)
+    fsync_folder(scratch)
+    if folder.exists():
+        discard(folder)  # a damaged one of the same step
+    scratch.rename(folder)
+    fsync_folder(folder.parent)
+
+
+def discard(folder: Path) -> None:
+    """Removes a checkpoint; a kill in the middle leaves no half of it under a good name."""
+    doomed = folder.with_name(f".{folder.name}.doomed.tmp")
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)

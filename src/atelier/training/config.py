@@ -40,10 +40,21 @@ class TrainConfig(BaseModel):
     preview_every: int | None = Field(None, gt=0)
     checkpoint_every_steps: int | None = Field(None, gt=0)
     checkpoint_every_s: float | None = Field(None, gt=0)
-    keep_checkpoints: int = Field(2, gt=0)
+    keep_checkpoints: int = Field(2, gt=0, description="how many of the newest stay")
+    keep_best: str | None = Field(None, description="a logged number whose best checkpoint stays too, e.g. loss")
+    keep_best_mode: Literal["min", "max"] = "min"
 
     threads_per_process: int = Field(1, gt=0)
     loader_workers: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _masters_in_fp32(self) -> Self:
+        if self.zero_stage == 0 and self.precision != "fp32":
+            raise ValueError(
+                f"zero_stage 0 with {self.precision}: DeepSpeed would add gradients up in {self.precision}; "
+                "zero_stage 1 does the same arithmetic with fp32 masters and needs less memory"
+            )
+        return self
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:

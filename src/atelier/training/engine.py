@@ -18,18 +18,31 @@ from typing import Any, Literal
 import torch
 from torch import distributed
 
-from atelier.errors import TrainingError
+from atelier.errors import ConfigError, TrainingError
 from atelier.training import checkpoint as checkpoints
 from atelier.training.callbacks import Callback, Request
 from atelier.training.callbacks.metrics_log import METRICS, read_lines
 from atelier.training.config import TrainConfig
 from atelier.training.deepspeed_config import deepspeed_config
+from atelier.training.masters import (
+    fragments,
+    refresh_weights,
+    restore_scaler,
+    scaler_state,
+    set_updates_done,
+    trained_shapes,
+    updates_done,
+)
 from atelier.training.meter import Meter
 from atelier.training.optimizer import EmaAdamW, build_optimizer
+from atelier.training.parts import Parts, part_name, put_back
 from atelier.training.protocol import Batch, Dataset, Draws, Objective
+from atelier.training.retention import Retention
 from atelier.training.run import TrainingRun
 from atelier.training.runtime import Ranks, start_ranks
+from atelier.training.saver import Saver, agreed, find_newest
 from atelier.training.schedule import lr_factor
+from atelier.training.series import Series, open_series
 
 SCRATCH, FINAL, SUMMARY = ".checkpoints", "checkpoint", "train.json"
 
@@ -53,13 +66,15 @@ def train(
     callbacks: Sequence[Callback] = (),
     *,
     loader: LoaderFactory,
+    checkpoints_at: str | None = None,
 ) -> TrainResult:
     """Trains an objective, or goes on where an earlier call in the same folder was ended; runs inside each rank.
 
     Args:
-        folder: gets ``checkpoint/`` (the end state), ``train.json`` and what the callbacks write; ``.checkpoints/``
-            in it holds the intermediate ones until the training is complete.
+        folder: gets ``checkpoint/`` (the end state), ``train.json`` and what the callbacks write.
         loader: makes this rank's endless iterator of micro-batches.
+        checkpoints_at: a path or ``s3://`` prefix for the intermediate checkpoints, which is emptied when the training
+            is complete; None: ``.checkpoints/`` in the folder. Several machines need a place that all of them see.
 
     Returns:
         ``complete`` with all files in place, or ``preempted`` with a checkpoint of the step that was reached.
@@ -76,7 +91,8 @@ def train(
             "start as many ranks as the configuration's processes",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    return _Trainer(objective, dataset, config, folder, callbacks, loader, ranks).run()
+    series = open_series(checkpoints_at or str(folder / SCRATCH), folder / SCRATCH)
+    return _Trainer(objective, dataset, config, folder, callbacks, loader, ranks, series).run()
 
 
 class _Loss(torch.nn.Module):
@@ -112,10 +128,13 @@ class _Trainer:
         callbacks: Sequence[Callback],
         loader: LoaderFactory,
         ranks: Ranks,
+        series: Series,
     ) -> None:
         self.objective, self.dataset, self.config, self.folder = objective, dataset, config, folder
         self.callbacks, self.make_loader, self.ranks = list(callbacks), loader, ranks
         self.meter = Meter()
+        retention = Retention(config.keep_checkpoints, config.keep_best, config.keep_best_mode)
+        self.saver = Saver(series, retention, ranks)
         # Ranks agree after every step; on a GPU that must not wait for the device's queue, so it goes over gloo.
         self._control = (
             distributed.new_group(backend="gloo") if ranks.world > 1 and ranks.device.type == "cuda" else None
@@ -123,26 +142,33 @@ class _Trainer:
 
     def run(self) -> TrainResult:
         config, ranks = self.config, self.ranks
-        found = self._agreed_checkpoint()
-        if found is not None and found.path == self.folder / FINAL and found.step == config.steps:
-            return TrainResult("complete", found.step)
+        final = agreed(checkpoints.verified(self.folder / FINAL) if ranks.first else None, ranks)
+        if final is not None and final.step == config.steps:
+            return TrainResult("complete", final.step)
 
         self.engine, model = self._build()
-        self.state = TrainingRun(self.objective, model, config, self.folder, ranks, save=self.save)
+        self.state = TrainingRun(self.objective, model, config, self.folder, ranks)
+        found = final or find_newest(self.saver.series, ranks, self._own_file_does)
         if found is not None:
             self._resume(found)
         for callback in self.callbacks:
             callback.on_start(self.state)
 
-        outcome = self._loop()
+        try:
+            outcome = self._loop()
+        finally:
+            self.saver.close()
         for callback in self.callbacks:
             callback.on_end(self.state)
         return TrainResult(outcome, self.state.step)
 
     def _build(self) -> tuple[Any, torch.nn.Module]:
         import deepspeed
+        from deepspeed.accelerator import get_accelerator
         from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
 
+        if self.config.precision == "fp16" and not get_accelerator().is_fp16_supported():
+            raise ConfigError(f"fp16 is not supported on this device ({self.ranks.device})", "use bf16 or fp32")
         if EmaAdamW not in ZERO_SUPPORTED_OPTIMIZERS:
             ZERO_SUPPORTED_OPTIMIZERS.append(EmaAdamW)  # it is torch's AdamW with one more moment
         config = self.config
@@ -192,11 +218,12 @@ class _Trainer:
                     callback.on_step(state)
             request = self._agreed_request()
             if request & Request.STOP and not state.finished:
-                self.save()
+                self._save()
+                self.saver.finish()
                 return "preempted"
             if request & Request.SAVE and not state.finished:
-                with self.meter.aside():
-                    self.save()
+                with self.meter.saving():
+                    self._save()
         self._finish()
         return "complete"
 
@@ -213,7 +240,7 @@ class _Trainer:
             torch.manual_seed(address(config.seed, state.step, micro, self.ranks.rank))
             losses = engine(batch, Draws(config.seed, keys, self.ranks.device), state.step / config.steps)
             engine.backward(losses["loss"])
-            self.meter.add({name: value.detach() for name, value in losses.items()})
+            self.meter.add({name: value.detach() for name, value in losses.items()}, len(keys))
             engine.step()
 
     def _log(self) -> None:
@@ -233,62 +260,77 @@ class _Trainer:
         for callback in self.callbacks:
             callback.on_log(self.state)
 
-    def save(self, path: Path | None = None) -> None:
-        """Writes a checkpoint of this step; collective."""
+    def _save(self) -> None:
+        """Begins a checkpoint of this step; collective."""
         for callback in self.callbacks:
             callback.on_save(self.state)
-        scratch = self.folder / SCRATCH
-        checkpoints.save(
-            self.engine,
-            path or scratch / checkpoints.folder_name(self.state.step),
-            {
-                "step": self.state.step,
-                "seconds": self.state.seconds,
-                "samples": self.state.step * self.config.batch_size,
-                "meter": self.meter.state(self.ranks),
-                "processes": self.ranks.world,
-                "zero_stage": int(self.engine.zero_optimization_stage()),
-                "config": self.config.model_dump(mode="json"),
-                "parameters": checkpoints.parameter_shapes(self.engine.module),
-            },
-            self.ranks,
-        )
-        if self.ranks.first and path is None:
-            checkpoints.prune(scratch, self.config.keep_checkpoints)
+        self.saver.start(self.state.step, fragments(self.engine), self._state_to_save())
 
-    def _agreed_checkpoint(self) -> checkpoints.Checkpoint | None:
-        """The newest valid checkpoint as rank 0 sees it; the finished one wins."""
-        found: list[Any] = [None]
-        if self.ranks.first:
-            found[0] = checkpoints.verified(self.folder / FINAL) or checkpoints.newest_valid(self.folder / SCRATCH)
-        if self.ranks.world > 1:
-            distributed.broadcast_object_list(found, src=0)
-        checkpoint: checkpoints.Checkpoint | None = found[0]
-        return checkpoint
+    def _state_to_save(self) -> dict[str, Any]:
+        """Everything but the tensors; collective. Data order, schedule and draws are functions of the step."""
+        return {
+            "step": self.state.step,
+            "seconds": self.state.seconds,
+            "samples": self.state.step * self.config.batch_size,
+            "updates": updates_done(self.engine),
+            "skipped": int(self.engine.skipped_steps),
+            "scaler": scaler_state(self.engine),
+            "meter": self.meter.state(self.ranks),
+            "metrics": self.state.metrics,
+            "processes": self.ranks.world,
+            "zero_stage": int(self.engine.zero_optimization_stage()),
+            "config": self.config.model_dump(mode="json"),
+            "parameters": trained_shapes(self.engine.module),
+        }
+
+    def _own_file_does(self, found: checkpoints.Checkpoint) -> bool:
+        """Whether the ranks and their parts are those of the checkpoint, so that each needs its own file alone."""
+        ours = {"processes": self.ranks.world, "zero_stage": int(self.engine.zero_optimization_stage())}
+        return ours["zero_stage"] > 0 and all(found.state[name] == value for name, value in ours.items())
 
     def _resume(self, found: checkpoints.Checkpoint) -> None:
-        checkpoints.restore(self.engine, found, self.ranks)
+        """Puts a verified checkpoint's state back, whatever ranks and ZeRO stage it was made with; collective."""
+        saved, engine = found.state, self.engine
+        if saved["parameters"] != trained_shapes(engine.module):
+            raise ConfigError(
+                f"checkpoint {found.folder} was made with other trainable parameters",
+                "resume with the settings it was made with, or start in an empty folder",
+            )
+        names = [part_name(self.ranks.rank)] if self._own_file_does(found) else found.names
+        with Parts(found.folder, names) as parts:
+            put_back(fragments(engine), parts)
+        set_updates_done(engine, int(saved["updates"]))
+        restore_scaler(engine, saved["scaler"])
+        refresh_weights(engine)
+        engine.global_steps, engine.skipped_steps = found.step, int(saved["skipped"])
+        engine.micro_steps = found.step * self.config.accumulation
         self.state.step = self.state.first_step = found.step
-        self.state.seconds = float(found.state["seconds"])
-        self.meter.restore(found.state["meter"], self.ranks)
+        self.state.seconds, self.state.metrics = float(saved["seconds"]), dict(saved["metrics"])
+        self.meter.restore(saved["meter"], self.ranks)
         if self.ranks.first:
-            print(f"resuming from step {found.step} of {self.config.steps} ({found.path.name})", flush=True)
+            made = f", saved by {saved['processes']} processes" if saved["processes"] != self.ranks.world else ""
+            print(f"resuming from step {found.step} of {self.config.steps} ({found.folder.name}{made})", flush=True)
 
     def _agreed_request(self) -> Request:
-        asked = Request.NOTHING
+        """What any rank's callbacks ask for; publishes the checkpoint that all ranks have delivered by now."""
+        asked, busy = Request.NOTHING, self.saver.busy
         for callback in self.callbacks:
             asked |= callback.request(self.state)
         if self.ranks.world > 1:
-            flags = torch.tensor([bool(asked & Request.SAVE), bool(asked & Request.STOP)], dtype=torch.uint8)
+            flags = torch.tensor([bool(asked & Request.SAVE), bool(asked & Request.STOP), busy], dtype=torch.uint8)
             distributed.all_reduce(flags, op=distributed.ReduceOp.MAX, group=self._control)
             asked = (Request.SAVE if flags[0] else Request.NOTHING) | (Request.STOP if flags[1] else Request.NOTHING)
+            busy = bool(flags[2])
+        if self.saver.delivered and not busy:
+            self.saver.publish()
         return asked
 
     def _finish(self) -> None:
-        self.save(self.folder / FINAL)
+        for callback in self.callbacks:
+            callback.on_save(self.state)
+        held, state = fragments(self.engine), self._state_to_save()
+        self.saver.save_now(self.folder / FINAL, held, self.state.step, state)
         if self.ranks.first:
-            import shutil
-
             from atelier.storage.atomic import write_json
 
             config, model = self.config, self.state.model
@@ -308,7 +350,7 @@ class _Trainer:
                     "config": config.model_dump(mode="json"),
                 },
             )
-            shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
+            self.saver.series.clear()
 
 
 @contextmanager

@@ -25,11 +25,9 @@ class EmaAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:  # type: ignore[override]
-        if self.ema_decay is not None:
-            # Before the first update, so that the average starts at the initial weights.
-            for parameter in self._updated():
-                if "ema" not in self.state[parameter]:
-                    self._initial_state(parameter)
+        # Before the first update, so that the average starts at the initial weights.
+        for parameter in self._updated():
+            self.lay_down(parameter)
         result = super().step(closure)
         if self.ema_decay is not None:
             for parameter in self._updated():
@@ -42,14 +40,20 @@ class EmaAdamW(torch.optim.AdamW):
     def _updated(self) -> Iterable[torch.Tensor]:
         return (parameter for group in self.param_groups for parameter in group["params"] if parameter.grad is not None)
 
-    def _initial_state(self, parameter: torch.Tensor) -> None:
-        # AdamW fills in its own moments only where a parameter's state is empty: so all of it is laid down here.
+    def lay_down(self, parameter: torch.Tensor) -> None:
+        """Makes a parameter's state where there is none yet: a restore needs it before the first update.
+
+        AdamW itself fills in its moments only where the state is empty, so all of it is laid down here.
+        """
         state = self.state[parameter]
+        if state:
+            return
         fused = self.defaults["fused"]
         state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device if fused else "cpu")
         state["exp_avg"] = torch.zeros_like(parameter)
         state["exp_avg_sq"] = torch.zeros_like(parameter)
-        state["ema"] = parameter.detach().clone()
+        if self.ema_decay is not None:
+            state["ema"] = parameter.detach().clone()
 
 
 def build_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> EmaAdamW:

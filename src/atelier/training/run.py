@@ -2,16 +2,13 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from atelier.training.config import TrainConfig
 from atelier.training.protocol import Objective
 from atelier.training.runtime import Ranks
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 @dataclass
@@ -24,7 +21,6 @@ class TrainingRun:
         first_step: ``step`` when this process began: not zero after a resume.
         seconds: training time so far, over all resumes.
         metrics: the latest logged line, {} before the first.
-        save: writes a checkpoint of this step; collective, so only the engine calls it on every rank at once.
     """
 
     objective: Objective
@@ -36,7 +32,6 @@ class TrainingRun:
     first_step: int = 0
     seconds: float = 0.0
     metrics: dict[str, Any] = field(default_factory=dict)
-    save: "Callable[[], None]" = lambda: None
 
     @property
     def finished(self) -> bool:

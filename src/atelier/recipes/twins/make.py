@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
-from atelier.convert.zero_checkpoint import trainable_state
+from atelier.convert.training_checkpoint import trainable_state
 from atelier.data import digits
 from atelier.recipes.twins import sdxl, text, vae
 from atelier.training.config import TrainConfig
