@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from atelier.errors import DataError
-from atelier.storage import s3
+from atelier.storage import multipart, s3
 from atelier.storage import uri as uris
 from atelier.storage.folder import InputFolder, OutputFolder, existing, remove
 from atelier.storage.manifest import MANIFEST
@@ -76,7 +76,7 @@ def test_s3_continue_after_a_kill(s3_bucket: str, tmp_path: Path) -> None:
 
 def test_s3_large_file_goes_in_parts(s3_bucket: str, tmp_path: Path) -> None:
     out = OutputFolder(s3_bucket, tmp_path / "work", cache=tmp_path / "cache")
-    (out.path / "big").write_bytes(os.urandom(s3.PART_BYTES + 12345))
+    (out.path / "big").write_bytes(os.urandom(multipart.PART_BYTES + 12345))
     manifest = out.finish("k", {}, {})
     kept = InputFolder(manifest, tmp_path / "cache").fetch("big")  # what was just written is read cache
     fetched = InputFolder(manifest, tmp_path / "other").fetch("big")

@@ -22,8 +22,10 @@ FEATURES, HIDDEN = 8, 16
 
 
 class ToyModel(torch.nn.Module):
-    def __init__(self, dropout: float) -> None:
+    def __init__(self, dropout: float, ballast: int = 0) -> None:
         super().__init__()
+        # Weights that are saved and change nothing: they make a save take its time.
+        self.ballast = torch.nn.Parameter(torch.ones(ballast)) if ballast else None
         self.base = torch.nn.Linear(FEATURES, HIDDEN)
         self.base.requires_grad_(False)
         self.adapter = torch.nn.Sequential(torch.nn.Linear(HIDDEN, HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, 3))
@@ -32,7 +34,8 @@ class ToyModel(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = self.dropout(torch.relu(self.base(x.to(self.base.weight.dtype))))
-        return torch.tanh(self.gate) * self.adapter(hidden)
+        moved = torch.tanh(self.gate) * self.adapter(hidden)
+        return moved if self.ballast is None else moved + 0.0 * self.ballast[0]
 
 
 class ToyObjective:
@@ -45,16 +48,21 @@ class ToyObjective:
         fault: dict[str, Any] | None = None,
         scale: float = 1.0,
         delay: float = 0.0,
+        ballast: int = 0,
     ) -> None:
+        self.ballast = ballast
         self.dropout, self.noise, self.fault, self.scale, self.delay = dropout, noise, fault or {}, scale, delay
 
     def build(self) -> torch.nn.Module:
-        return ToyModel(self.dropout)
+        return ToyModel(self.dropout, self.ballast)
 
     def parameter_groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
         assert isinstance(model, ToyModel)
         return [
-            {"params": list(model.adapter.parameters()), "name": "adapter"},
+            {
+                "params": [*model.adapter.parameters(), *([] if model.ballast is None else [model.ballast])],
+                "name": "adapter",
+            },
             {"params": [model.gate], "name": "gates", "lr": 1e-2, "weight_decay": 0.0},
         ]
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from atelier.errors import AtelierError, ConfigError, ServiceError, StorageError
-from atelier.storage.atomic import NotFound
+from atelier.storage import multipart
+from atelier.storage.atomic import NotFound, os_errors
 from atelier.storage.stream import Stream
 
-PART_BYTES = 16 * 2**20
 ATTEMPTS = 6
 _DENIED = {"403", "AccessDenied", "AllAccessDisabled", "AccountProblem"}
 _CREDENTIALS = {
@@ -102,7 +102,7 @@ def fsspec_filesystem() -> Any:
 def errors(uri: str) -> Iterator[None]:
     """Turns boto3's errors of the block into ours; the text names endpoint, bucket and key."""
     import botocore.exceptions as boto
-    from boto3.exceptions import Boto3Error, S3UploadFailedError
+    from boto3.exceptions import Boto3Error
 
     where = f"{uri} at {endpoint() or 'AWS S3'}"
     try:
@@ -115,11 +115,6 @@ def errors(uri: str) -> Iterator[None]:
         ) from error
     except boto.ClientError as error:
         raise _client_error(error, where, uri) from error
-    except S3UploadFailedError as error:
-        cause = error.__cause__ or error.__context__
-        if isinstance(cause, boto.ClientError):
-            raise _client_error(cause, where, uri) from error
-        raise StorageError(f"{where}: {error}", "check bucket, permission and space") from error
     except (boto.HTTPClientError, boto.EndpointConnectionError, boto.ConnectionError) as error:
         raise ServiceError(
             f"{where}: the server does not answer ({error})", "check AWS_ENDPOINT_URL and that the server runs"
@@ -180,13 +175,13 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 def upload(path: Path, uri: str) -> None:
-    """Puts a file; large ones in parts of 16 MiB, eight at a time. The object appears whole or not at all."""
-    from boto3.s3.transfer import TransferConfig
+    """Puts a file; a large one in parts, of which those that an earlier try brought over are not sent again.
 
+    The object appears whole or not at all.
+    """
     bucket, key = split(uri)
-    config = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=8)
-    with errors(uri):
-        client().upload_file(str(path), bucket, key, Config=config)
+    with os_errors(path), errors(uri):
+        multipart.upload(client(), path, bucket, key)
 
 
 def size(uri: str) -> int | None:
