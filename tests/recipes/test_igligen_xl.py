@@ -134,6 +134,18 @@ def test_build_trains_the_adapter_alone_and_draws_do_not_depend_on_company(
     assert set(objective.trainable_state(model)) == set(adapter_parameters(model))
 
 
+def test_half_precision_computes_the_same(base: Path, samples: list[dict[str, Any]]) -> None:
+    """A model in bf16, as the engine holds it: the loss within rounding, and a preview comes out."""
+    objective = get("igligen_xl", "laptop", {"preview_steps": 2}).objective(base)
+    torch.manual_seed(0)
+    model, keys = objective.build(), [(0, i) for i in range(3)]
+    whole = objective.loss(model, objective.collate(samples), Draws(0, keys), 0.5)["loss"]
+    half = objective.loss(model.bfloat16(), objective.collate(samples), Draws(0, keys), 0.5)["loss"]
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, whole, rtol=0.02, atol=0)
+    assert len(objective.preview(model, 0)) == 8
+
+
 def test_paper_starts_as_the_base_model(base: Path) -> None:
     model = get("igligen_xl", "paper").objective(base).build()
     assert all(value == 0 for value in get("igligen_xl", "paper").objective(base).gauges(model).values())

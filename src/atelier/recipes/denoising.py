@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import SchedulerMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 from atelier.errors import ConfigError
 from atelier.training.protocol import Draws
@@ -64,6 +64,11 @@ def box_weights(boxes: Tensor, masks: Tensor, size: tuple[int, int], inside: flo
     covered = (rows.unsqueeze(-1) & columns.unsqueeze(-2)).any(1, keepdim=True)  # [B, 1, H, W]
     weights = torch.where(covered, inside, 1.0)
     return weights / weights.mean((1, 2, 3), keepdim=True)
+
+
+def compute_dtype(model: nn.Module) -> torch.dtype:
+    """The type that the model computes in: what its inputs are cast to (bf16 or fp16 under the engine's precision)."""
+    return next((parameter.dtype for parameter in model.parameters()), torch.float32)
 
 
 def weighted_mse(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -15,7 +15,7 @@ from atelier.data.geometry import time_ids
 from atelier.data.sa1b import RawExample
 from atelier.errors import ConfigError
 from atelier.models.grounded_unet import adapter_parameters, attach, freeze_base, gates
-from atelier.recipes.denoising import NoiseSchedule, box_weights, weighted_mse
+from atelier.recipes.denoising import NoiseSchedule, box_weights, compute_dtype, weighted_mse
 from atelier.recipes.igligen_xl import Config, Recipe
 from atelier.recipes.layouts import Layout
 from atelier.recipes.sdxl_text import SDXLText
@@ -176,13 +176,15 @@ class Objective:
         noised, target = self.schedule.noised(x, draws.normal(x.shape[1:]), timesteps)
         prompt, pooled = self._captions(batch["prompt"], batch["pooled"], no_caption)
         masks = batch["masks"] * (~no_boxes)[:, None]
+        dtype = compute_dtype(model)
         prediction = model(
-            noised,
+            noised.to(dtype),
             timesteps,
-            prompt,
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": batch["time_ids"]},
+            prompt.to(dtype),
+            # Sizes and boxes stay float32 until their sines are taken: bf16 holds no integer above 256 exactly.
+            added_cond_kwargs={"text_embeds": pooled.to(dtype), "time_ids": batch["time_ids"]},
             cross_attention_kwargs={
-                "gligen": {"boxes": batch["boxes"], "masks": masks, "positive_embeddings": batch["phrases"]}
+                "gligen": {"boxes": batch["boxes"], "masks": masks, "positive_embeddings": batch["phrases"].to(dtype)}
             },
         ).sample
         weights = None

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from atelier.data import digits
-from atelier.recipes.denoising import NoiseSchedule, box_weights, weighted_mse
+from atelier.recipes.denoising import NoiseSchedule, box_weights, compute_dtype, weighted_mse
 from atelier.recipes.sdxl_text import SDXLText
 from atelier.recipes.twins import sdxl
 from atelier.training.protocol import Draws
@@ -120,11 +120,12 @@ class BaseObjective:
         noised, target = self.schedule.noised(x, draws.normal(x.shape[1:]), timesteps)
         keep = (~draws.chance(0.1)).float()
         ids = torch.tensor([self.size, self.size, 0, 0, self.size, self.size], dtype=x.dtype).expand(len(x), -1)
+        dtype = compute_dtype(model)
         prediction = model(
-            noised,
+            noised.to(dtype),
             timesteps,
-            batch["prompt"] * keep[:, None, None],
-            added_cond_kwargs={"text_embeds": batch["pooled"] * keep[:, None], "time_ids": ids},
+            (batch["prompt"] * keep[:, None, None]).to(dtype),
+            added_cond_kwargs={"text_embeds": (batch["pooled"] * keep[:, None]).to(dtype), "time_ids": ids},
         ).sample
         weights = box_weights(batch["boxes"], batch["masks"], (x.shape[2], x.shape[3]), inside=4.0)
         return {"loss": weighted_mse(prediction, target, weights).mean()}
