@@ -72,7 +72,9 @@ def run(
                 }
             )
         )
-        LocalLauncher(threads=config.threads_per_process).run(WORKER, [str(plan)], config.processes, folder / LOGS)
+        LocalLauncher(threads=config.threads_per_process).run(
+            WORKER, [str(plan)], config.processes, folder / LOGS, nodes=config.nodes
+        )
         summary = read_summary(folder)
         logged = read_log(folder)
         rates = sorted(line["samples_per_s"] for line in logged)

@@ -20,7 +20,8 @@ class TrainConfig(BaseModel):
     steps: int = Field(gt=0, description="optimizer updates")
     batch_size: int = Field(gt=0, description="samples an update, over all processes")
     micro_batch: int | None = Field(None, gt=0, description="samples a forward pass of one process; None: its share")
-    processes: int = Field(1, gt=0)
+    processes: int = Field(1, gt=0, description="ranks in all, over all nodes")
+    nodes: int = Field(1, gt=0, description="machines that the processes are shared among equally")
     zero_stage: Literal[0, 1, 2, 3] = 2
     precision: Precision = "fp32"
 
@@ -38,6 +39,7 @@ class TrainConfig(BaseModel):
 
     log_every: int = Field(10, gt=0)
     preview_every: int | None = Field(None, gt=0)
+    validate_every: int | None = Field(None, gt=0, description="steps; None: with the previews")
     checkpoint_every_steps: int | None = Field(None, gt=0)
     checkpoint_every_s: float | None = Field(None, gt=0)
     keep_checkpoints: int = Field(2, gt=0)
@@ -49,6 +51,8 @@ class TrainConfig(BaseModel):
     def _divisible(self) -> Self:
         if self.batch_size % self.processes:
             raise ValueError(f"batch_size {self.batch_size} is not divisible by processes {self.processes}")
+        if self.processes % self.nodes:
+            raise ValueError(f"processes {self.processes} is not divisible by nodes {self.nodes}")
         if self.micro_batch is not None and (self.batch_size // self.processes) % self.micro_batch:
             raise ValueError(
                 f"batch_size/processes = {self.batch_size // self.processes} is not divisible by "

@@ -24,6 +24,7 @@ from atelier.training.callbacks import Callback, Request
 from atelier.training.callbacks.metrics_log import METRICS, read_lines
 from atelier.training.config import TrainConfig
 from atelier.training.deepspeed_config import deepspeed_config
+from atelier.training.devices import device_peak, utilization
 from atelier.training.meter import Meter
 from atelier.training.optimizer import EmaAdamW, build_optimizer
 from atelier.training.protocol import Batch, Dataset, Draws, Objective
@@ -129,6 +130,8 @@ class _Trainer:
 
         self.engine, model = self._build()
         self.state = TrainingRun(self.objective, model, config, self.folder, ranks, save=self.save)
+        self._flops = self.objective.flops_per_sample() if ranks.first else 0.0  # only rank 0's line is written
+        self._peak = device_peak(ranks.device, config.precision)
         if found is not None:
             self._resume(found)
         for callback in self.callbacks:
@@ -225,6 +228,7 @@ class _Trainer:
                 f"{line['loss']:g}); checkpoints up to here are intact",
                 "lower the learning rate or set clip_norm; look at metrics.jsonl for where it began",
             )
+        line |= utilization(line["samples_per_s"], self._flops, self.ranks.world, self._peak)
         line["lr"] = self._peak_lrs[0] * lr_factor(self.config, self.state.step - 1)
         if norm is not None:
             line["grad_norm"] = float(norm)
@@ -304,7 +308,7 @@ class _Trainer:
                         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
                         "frozen": sum(p.numel() for p in model.parameters() if not p.requires_grad),
                     },
-                    "flops_per_sample": self.objective.flops_per_sample(),
+                    "flops_per_sample": self._flops,
                     "config": config.model_dump(mode="json"),
                 },
             )
