@@ -13,7 +13,7 @@ from atelier.training import checkpoint as checkpoints
 from atelier.training.callbacks.metrics_log import read_lines
 from tests.training.launching import alive, launch, plan, rank_pids, start, wait_until
 
-TIMES = ("samples_per_s", "data_wait", "seconds")
+TIMES = ("samples_per_s", "data_wait", "seconds", "tflops_per_s", "mfu")
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
