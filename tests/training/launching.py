@@ -39,7 +39,9 @@ def launch(settings: Path, processes: int = 2, nodes: int = 1) -> None:
 
 def start(settings: Path, processes: int = 2, nodes: int = 1) -> "subprocess.Popen[str]":
     """Runs it from a launcher process of its own, which can be signalled."""
-    code = "import sys, pathlib; from launching import launch; launch(pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:]))"
+    code = (
+        "import sys, pathlib; from launching import launch; launch(pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:]))"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", code, str(settings), str(processes), str(nodes)],
         env=os.environ | {"PYTHONPATH": PATHS},

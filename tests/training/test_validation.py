@@ -33,7 +33,7 @@ class Measured(ToyObjective):
         assert not model.training
         assert not torch.is_grad_enabled()
         model.get_submodule("adapter").train()
-        noise = random.random() + float(np.random.rand()) + float(torch.rand(()))  # noqa: NPY002
+        noise = random.random() + float(np.random.rand()) + float(torch.rand(()))
         error = model(torch.zeros(4, FEATURES)).abs().mean()
         return {"level": float(error), "noise": noise}
 
@@ -53,7 +53,7 @@ class Trace(Callback):
                 "flags": [module.training for module in model.modules()],
                 "trained": [p.requires_grad for p in model.parameters()],
                 "torch": torch.get_rng_state(),
-                "numpy": np.random.get_state()[1].copy(),  # noqa: NPY002
+                "numpy": np.random.get_state()[1].copy(),
                 "python": random.getstate(),
             }
         )
@@ -87,7 +87,7 @@ def test_training_with_validation_has_the_same_bits(one_rank: Any, tmp_path: Pat
     traces = {}
     for name, every in (("without", None), ("with", 2)):
         random.seed(5)
-        np.random.seed(5)  # noqa: NPY002
+        np.random.seed(5)
         traces[name] = Trace()
         objective = Measured(dropout=0.2)
         one_rank(tmp_path / name, objective, callbacks=[traces[name]], steps=9, log_every=1, validate_every=every)

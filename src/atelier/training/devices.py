@@ -69,9 +69,7 @@ def device_peak(device: "torch.device", precision: "Precision") -> float | None:
     return peak_flops(torch.cuda.get_device_name(device), precision)
 
 
-def utilization(
-    samples_per_s: float, flops_per_sample: float, processes: int, peak: float | None
-) -> dict[str, float]:
+def utilization(samples_per_s: float, flops_per_sample: float, processes: int, peak: float | None) -> dict[str, float]:
     """What one device achieved.
 
     Args:

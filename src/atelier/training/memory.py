@@ -81,9 +81,7 @@ def memory(work: Workload, stage: Stage) -> Memory:
     """
     weight = 4 if work.precision == "fp32" else 2
     gradient = work.gradient_bytes or (2 if work.precision == "fp16" else 4)
-    # DeepSpeed's BF16_Optimizer shards its state at stage 0 as well; an fp32 training has master weights (a flat
-    # copy of the shard) from stage 1 on.
-    sharded = stage >= 1 or work.precision == "bf16"
+    # An fp32 training has master weights too (a flat copy of the shard) from stage 1 on.
     master = 4 if work.precision != "fp32" or stage >= 1 else 0
     state = master + 8 + (4 if work.ema else 0)  # Adam's two moments
     bucket = min(work.bucket_elements, work.trainable)
@@ -91,7 +89,7 @@ def memory(work: Workload, stage: Stage) -> Memory:
     return Memory(
         parameters=weight * (work.trainable + work.frozen) / (work.world if stage == 3 else 1),
         gradients=gradient * work.trainable / (work.world if stage >= 2 else 1),
-        optimizer=state * work.trainable / (work.world if sharded else 1),
+        optimizer=state * work.trainable / (work.world if stage >= 1 else 1),
         activations=work.activation_bytes * work.micro_batch,
         # Two, so that one is filled while the other travels.
         buckets=(2 * bucket * gradient + (gathered if stage == 3 else 0)) if work.world > 1 else 0,
@@ -100,17 +98,18 @@ def memory(work: Workload, stage: Stage) -> Memory:
 
 @dataclass(frozen=True)
 class StageChoice:
-    """The lowest stage that fits, or None; ``reason`` is for a person."""
+    """The lowest stage that fits, or None (then ``memory`` is the least there is); ``reason`` is for a person."""
 
     stage: Stage | None
     memory: Memory
     reason: str
 
 
-def choose_stage(
-    work: Workload, gpu_bytes: float, headroom: float = 0.08, reserve_bytes: float = 2e9
-) -> StageChoice:
+def choose_stage(work: Workload, gpu_bytes: float, headroom: float = 0.08, reserve_bytes: float = 2e9) -> StageChoice:
     """The lowest ZeRO stage whose memory fits: each higher one communicates more or computes later.
+
+    Stage 0 is for fp32 alone: in half precision DeepSpeed would add the gradients up in that precision, and the
+    training's configuration refuses it.
 
     Args:
         gpu_bytes: of one GPU, e.g. 141e9.
@@ -122,22 +121,24 @@ def choose_stage(
     """
     usable = gpu_bytes * (1 - headroom) - reserve_bytes
     of = f"of {gigabytes(gpu_bytes)} ({gigabytes(usable)} usable)"
-    tried = {stage: memory(work, stage) for stage in STAGES}
+    tried = {stage: memory(work, stage) for stage in _possible(work)}
     for stage, need in tried.items():
         if need.total <= usable:
-            lower = [f"ZeRO {below} would need {gigabytes(tried[below].total)}" for below in STAGES[:stage]]
-            because = f"; {', '.join(lower)}" if lower else "; nothing needs to be sharded"
+            lower = [f"ZeRO {below} would need {gigabytes(tried[below].total)}" for below in tried if below < stage]
+            because = f"; {', '.join(lower)}" if lower else f"; it is the lowest that {work.precision} can have"
             return StageChoice(stage, need, f"ZeRO {stage} needs {gigabytes(need.total)} {of}: {need}{because}")
-    need = tried[3] if work.world > 1 else tried[0]
-    ways = [way for way in _ways_out(work, lambda changed: _fitting(changed, usable))]
+    need = min(tried.values(), key=lambda tried_one: tried_one.total)
+    ways = list(_ways_out(work, lambda changed: _fitting(changed, usable)))
     advice = "; it would fit with " + ", or ".join(ways) if ways else "; nothing short of a smaller model would fit"
-    return StageChoice(
-        None, need, f"no ZeRO stage fits: the least is {gigabytes(need.total)} {of}: {need}{advice}"
-    )
+    return StageChoice(None, need, f"no ZeRO stage fits: the least is {gigabytes(need.total)} {of}: {need}{advice}")
+
+
+def _possible(work: Workload) -> tuple[Stage, ...]:
+    return STAGES if work.precision == "fp32" else STAGES[1:]
 
 
 def _fitting(work: Workload, usable: float) -> Stage | None:
-    return next((stage for stage in STAGES if memory(work, stage).total <= usable), None)
+    return next((stage for stage in _possible(work) if memory(work, stage).total <= usable), None)
 
 
 def _ways_out(work: Workload, fitting: Callable[[Workload], Stage | None]) -> Iterator[str]:

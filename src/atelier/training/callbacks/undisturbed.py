@@ -19,14 +19,14 @@ def undisturbed(run: TrainingRun) -> Iterator[None]:
     """
     flags = {module: module.training for module in run.model.modules()}
     devices = [run.ranks.device.index or 0] if run.ranks.device.type == "cuda" else []
-    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    of_python, of_numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             run.model.eval()
             yield
     finally:
         random.setstate(of_python)
-        np.random.set_state(of_numpy)  # noqa: NPY002
+        np.random.set_state(of_numpy)
         for module, training in flags.items():
             module.training = training
 

@@ -41,9 +41,7 @@ class Validate(Callback):
                 print(f"validation at step {run.step}: {time.monotonic() - began:.1f} s, {shown(values)}", flush=True)
                 append_line(run.folder / VALIDATION, {"step": run.step, **values})
                 if self.tracker is not None:
-                    self.tracker.log_metrics(
-                        {f"validation/{name}": value for name, value in values.items()}, run.step
-                    )
+                    self.tracker.log_metrics({f"validation/{name}": value for name, value in values.items()}, run.step)
         if run.ranks.world > 1:
             torch.distributed.barrier()
 
