@@ -192,6 +192,16 @@ def test_validation_measures_the_previews_and_leaves_the_model(base: Path) -> No
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+def test_the_control_of_a_validation_does_not_depend_on_the_adapter(base: Path) -> None:
+    recipe = get("igligen_xl", "laptop", {"preview_steps": 2})
+    images = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        objective = recipe.objective(base)
+        images.append(objective._draw(objective.build(), grounded=False))
+    assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(*images, strict=True))
+
+
 def test_nothing_is_validated_where_nothing_is_known_of_the_pictures(base: Path) -> None:
     recipe = get("igligen_xl", "laptop", {"preview_steps": 1})
     objective = igligen_xl.Recipe("paper", recipe.config).objective(base)

@@ -47,17 +47,17 @@ def test_lowest_stage_that_fits_is_chosen_with_its_reason() -> None:
     flux = Workload(11_900_000_000, world=8, activation_bytes=10e9)
     assert choose_stage(flux, 141e9).stage == 1
     assert choose_stage(flux, 80e9).stage == 2
-    assert "ZeRO 1 would need 100." in choose_stage(flux, 80e9).reason
+    assert f"ZeRO 1 would need {memory(flux, 1).total / 1e9:.1f} GB" in choose_stage(flux, 80e9).reason
     assert choose_stage(flux, 48e9).stage == 3
 
 
 def test_what_would_fit_is_said() -> None:
-    work = Workload(11_900_000_000, world=2, activation_bytes=4e9, micro_batch=8)
+    work = Workload(11_900_000_000, world=2, activation_bytes=4.5e9, micro_batch=8)
     choice = choose_stage(work, 141e9)
     assert choice.stage is None
     assert choice.memory == memory(work, 3)
     assert "no ZeRO stage fits" in choice.reason
-    for way in ("4 GPUs (ZeRO 3)", "a micro-batch of 4 (ZeRO 3)", "activation checkpointing (ZeRO 3)"):
+    for way in ("4 GPUs (ZeRO 2)", "a micro-batch of 4 (ZeRO 3)", "activation checkpointing (ZeRO 2)"):
         assert way in choice.reason, choice.reason
     large = choose_stage(replace(work, activation_bytes=20e9), 141e9)
     assert "GPUs (ZeRO" not in large.reason, "160 GB of activations fit on no number of GPUs"

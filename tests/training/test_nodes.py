@@ -5,13 +5,13 @@ import signal
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from pydantic import ValidationError
 
 from atelier.errors import ConfigError, TrainingError
-from atelier.training import checkpoint as checkpoints
 from atelier.training.callbacks.metrics_log import read_lines
 from atelier.training.config import TrainConfig
 from atelier.training.group import reserved_port
@@ -32,13 +32,14 @@ def left_of(folder: Path) -> list[str]:
     return found
 
 
-def test_two_nodes_train_as_one(tmp_path: Path) -> None:
+def test_two_nodes_train_as_one_process(tmp_path: Path, one_rank: Any) -> None:
     short = {"steps": 10, "checkpoint_every_steps": None}
-    launch(plan(tmp_path / "two", **short), nodes=2)
-    launch(plan(tmp_path / "one", **short), nodes=1)
-    two, one = (read_lines(tmp_path / name / "out" / "metrics.jsonl") for name in ("two", "one"))
-    assert [line["loss"] for line in two] == [line["loss"] for line in one]
+    launch(plan(tmp_path / "two", objective={"dropout": 0.0}, **short), nodes=2)
+    one_rank(tmp_path / "one", **short)
+    two = [line["loss"] for line in read_lines(tmp_path / "two" / "out" / "metrics.jsonl")]
+    one = [line["loss"] for line in read_lines(tmp_path / "one" / "metrics.jsonl")]
     assert len(two) == 2
+    assert two == pytest.approx(one, rel=1e-5)
     assert sorted(path.name for path in (tmp_path / "two" / "logs").glob("torchrun-*")) == [
         "torchrun-00.log", "torchrun-01.log"]  # fmt: skip
     assert not left_of(tmp_path)
@@ -66,7 +67,7 @@ def test_sigterm_saves_on_all_nodes(tmp_path: Path) -> None:
     assert "Preempted" in shown, shown
     outcomes = [json.loads(path.read_text())["outcome"] for path in sorted((tmp_path / "logs").glob("rank-*.json"))]
     assert outcomes == ["preempted", "preempted"]
-    assert checkpoints.newest_valid(tmp_path / "out" / ".checkpoints") is not None
+    assert list((tmp_path / "out" / ".checkpoints").glob("step-*/manifest.json"))
     assert not left_of(tmp_path)
 
 
@@ -83,6 +84,15 @@ def test_second_interrupt_aborts_all_nodes(tmp_path: Path) -> None:
     assert time.monotonic() - began < 10
     assert "aborted by a second interrupt" in shown
     wait_until(lambda: not left_of(tmp_path), 5)
+
+
+def test_nothing_outlives_a_killed_launcher(tmp_path: Path) -> None:
+    settings = plan(tmp_path, objective={"delay": 3.0})
+    launcher = start(settings, nodes=2)
+    wait_until(lambda: len(rank_pids(settings)) == 2)
+    launcher.kill()
+    launcher.communicate()
+    wait_until(lambda: not left_of(tmp_path), 10)
 
 
 def test_a_ranks_own_children_do_not_outlive_it(tmp_path: Path) -> None:

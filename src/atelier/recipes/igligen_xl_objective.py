@@ -107,6 +107,7 @@ class Objective:
         self.schedule = NoiseSchedule.of(load_scheduler(base))
         self._empty: tuple[Tensor, Tensor] | None = None
         self._pipeline: StableDiffusionXLGLIGENPipeline | None = None
+        self._control: dict[str, float] | None = None
 
     def build(self) -> UNet2DConditionModel:
         """The frozen base with fresh layers in every transformer block."""
@@ -225,10 +226,11 @@ class Objective:
         if not all(layout.labels for layout in layouts):
             return {}
         boxes = [layout.boxes for layout in layouts]
-        control = self._draw(model, grounded=False)
-        return ink_metrics([np.asarray(image) for image in previews], boxes) | ink_metrics(
-            [np.asarray(image) for image in control], boxes, "_ungrounded"
-        )
+        if self._control is None:
+            # Drawn once: without grounding the fusers are skipped, and the base is frozen.
+            control = [np.asarray(image) for image in self._draw(model, grounded=False)]
+            self._control = ink_metrics(control, boxes, "_ungrounded")
+        return ink_metrics([np.asarray(image) for image in previews], boxes) | self._control
 
     def _preview_layouts(self) -> list[Layout]:
         return self.recipe.layouts(8, seed=1)
