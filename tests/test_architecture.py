@@ -18,6 +18,7 @@ LIGHT = [
     "atelier.steps.report",
     "atelier.orchestration.local",
     "atelier.orchestration.compile",
+    "atelier.training.memory",
     "atelier.tracking.runs",
     "atelier.tracking.registry",
     "atelier.storage.folder",

@@ -69,3 +69,15 @@ def test_the_judge_never_saw_what_canvases_are_drawn_with() -> None:
     drawn = {image.tobytes() for image in split.canvas.images}
     assert drawn.isdisjoint(image.tobytes() for image in split.judge_train.images)
     assert drawn.isdisjoint(image.tobytes() for image in split.judge_test.images)
+
+
+def test_ink_needs_no_judge() -> None:
+    images, boxes, _ = pictures(40, 1)
+    right = layout.ink_metrics(images, boxes)
+    shifted = layout.ink_metrics(images[1:] + images[:1], boxes, "_ungrounded")
+    assert right["ink_fill"] > 0.99
+    assert right["ink_in_boxes"] > 0.99
+    assert shifted["ink_fill_ungrounded"] < 0.7
+    assert shifted["ink_in_boxes_ungrounded"] < 0.7
+    blank = layout.ink_metrics([np.full((64, 64, 3), 120, np.uint8)], [[(0.1, 0.1, 0.5, 0.5)]])
+    assert blank == {"ink_in_boxes": 0.0, "ink_fill": 0.0}

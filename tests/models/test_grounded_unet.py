@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from atelier.errors import ConfigError
-from atelier.models.flops import sdxl_forward_flops
+from atelier.models.flops import unet_forward_flops
 from atelier.models.gligen import PositionNet
 from atelier.models.grounded_unet import adapter_parameters, adopt, attach, freeze_base, gates, load_adapter
 from atelier.recipes.twins.sdxl import make_unet
@@ -107,6 +107,6 @@ def test_load_adapter_lists_every_wrong_key() -> None:
 def test_flops_grow_with_the_adapter() -> None:
     with torch.device("meta"):
         plain, grounded = make_unet(16), attach(make_unet(16))
-    base = sdxl_forward_flops(plain, 16, 0, tokens=16)
-    assert sdxl_forward_flops(grounded, 16, 0, tokens=16) == base
-    assert sdxl_forward_flops(grounded, 16, 4, tokens=16) > base
+    base = unet_forward_flops(plain, 16, 0, tokens=16)
+    assert unet_forward_flops(grounded, 16, 0, tokens=16) == base
+    assert unet_forward_flops(grounded, 16, 4, tokens=16) > base

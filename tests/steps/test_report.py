@@ -75,6 +75,13 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Manifest]
                 for s in steps
             )
         )
+        (folder / "validation.jsonl").write_text(
+            "".join(
+                json.dumps({"step": s, "ink_in_boxes": 1 - 0.5 * math.exp(-s / 600), "ink_in_boxes_ungrounded": 0.5})
+                + "\n"
+                for s in (250, 500, 1000, 2000)
+            )
+        )
         (folder / "previews").mkdir()
         for number in (1, 250, 500, 1000, 2000):
             noise = rng.normal(0, 90 * math.exp(-number / 400), (64, 256, 3))
@@ -179,6 +186,8 @@ def test_page_is_one_self_contained_file_that_shows_everything(made: dict[str, M
     assert "0 of 1 right" in page
     assert "gates, attn" in page
     assert "up 0 1" in page
+    assert page.count("ink_in_boxes, while training") == 1
+    assert '<span><i style="background:var(--hue-1)"></i>without grounding</span>' in page
     assert page.count('class="pair"') == report.PAIRS
     assert page.count('class="single"') == report.CANVASES
     assert page.count("step 2,000") == 1

@@ -38,16 +38,19 @@ def plan(
     return path
 
 
-def launch(settings: Path, processes: int = 2) -> None:
+def launch(settings: Path, processes: int = 2, nodes: int = 1) -> None:
     """Runs it to its end, here."""
-    LocalLauncher(environment={"PYTHONPATH": PATHS}).run("toy", [str(settings)], processes, settings.parent / "logs")
+    launcher = LocalLauncher(environment={"PYTHONPATH": PATHS})
+    launcher.run("toy", [str(settings)], processes, settings.parent / "logs", nodes)
 
 
-def start(settings: Path, processes: int = 2) -> "subprocess.Popen[str]":
+def start(settings: Path, processes: int = 2, nodes: int = 1) -> "subprocess.Popen[str]":
     """Runs it from a launcher process of its own, which can be signalled."""
-    code = "import sys, pathlib; from launching import launch; launch(pathlib.Path(sys.argv[1]), int(sys.argv[2]))"
+    code = (
+        "import sys, pathlib; from launching import launch; launch(pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:]))"
+    )
     return subprocess.Popen(
-        [sys.executable, "-c", code, str(settings), str(processes)],
+        [sys.executable, "-c", code, str(settings), str(processes), str(nodes)],
         env=os.environ | {"PYTHONPATH": PATHS},
         stderr=subprocess.PIPE,
         text=True,

@@ -26,9 +26,6 @@ def test_resumed_from_s3_on_another_machine(s3_bucket: str, undisturbed: Path, t
     data[-9] ^= 16
     s3.write_bytes(damaged, bytes(data))
 
-    (tmp_path / "second" / "out").mkdir(parents=True)
-    for name in ("metrics.jsonl", "gauges.jsonl"):
-        (tmp_path / "second" / "out" / name).write_bytes((tmp_path / "first" / "out" / name).read_bytes())
     launch(plan(tmp_path / "second", checkpoints_at=place))
     log = (tmp_path / "second" / "logs" / "rank-00.log").read_text()
     assert "resuming from step 12" in log

@@ -15,7 +15,7 @@ from atelier.training.parts import part_name
 from atelier.training.series import LocalSeries
 from tests.training.launching import alive, launch, plan, rank_pids, start, wait_until
 
-TIMES = ("samples_per_s", "data_wait", "saving_s", "seconds")
+TIMES = ("samples_per_s", "data_wait", "saving_s", "seconds", "tflops_per_s", "mfu")
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,10 @@ from atelier.evaluation.judge import EMPTY, Judge, crop, read
 INK = 0.30
 """How far above the background's own level (0..1) a pixel counts as ink."""
 
+FILLED = 0.2
+"""Share of a box's area that its ink must cover. Of 1,000 handwritten digits the thinnest covers 23 % of its box and
+half of them 35 %; of random boxes on the same canvases half are below 19 %."""
+
 
 @dataclass(frozen=True)
 class LayoutScore:
@@ -54,6 +58,28 @@ def ink_share(image: np.ndarray, boxes: Sequence[Sequence[float]]) -> float:
         inside[top : round(y1 * height) + 1, left : round(x1 * width) + 1] = True
     total = strokes.sum()
     return float(strokes[inside].sum() / total) if total > 0 else 0.0
+
+
+def ink_fill(image: np.ndarray, boxes: Sequence[Sequence[float]]) -> float:
+    """Share of the boxes (normalised xyxy) of an image (uint8 [H, W, 3]) that hold ink on ``FILLED`` of their area."""
+    strokes = ink(image) > 0
+    height, width = strokes.shape
+    filled = [
+        strokes[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)].mean() >= FILLED
+        for x0, y0, x1, y1 in boxes
+    ]
+    return float(np.mean(filled))
+
+
+def ink_metrics(
+    images: Sequence[np.ndarray], boxes: Sequence[Sequence[Sequence[float]]], suffix: str = ""
+) -> dict[str, float]:
+    """``ink_in_boxes`` and ``ink_fill`` over all pictures: what can be said of box following without a judge."""
+    pairs = list(zip(images, boxes, strict=True))
+    return {
+        f"ink_in_boxes{suffix}": sum(ink_share(image, asked) for image, asked in pairs) / len(pairs),
+        f"ink_fill{suffix}": sum(ink_fill(image, asked) for image, asked in pairs) / len(pairs),
+    }
 
 
 def score(

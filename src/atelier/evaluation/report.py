@@ -67,6 +67,7 @@ class Report:
     previews: Sequence[tuple[int, Image.Image]] = ()
     loss: Sequence[Series] = ()
     gauges: Mapping[str, Sequence[Series]] = field(default_factory=dict)
+    validation: Mapping[str, Sequence[Series]] = field(default_factory=dict)
     speed: Sequence[Series] = ()
     canvases: Sequence[Picture] = ()
     data_facts: Mapping[str, Any] = field(default_factory=dict)
@@ -195,12 +196,13 @@ def _previews(report: Report) -> str:
 
 def _curves(report: Report) -> str:
     charts = [chart("loss", report.loss, "step", logarithmic=True, smooth=True)]
+    charts += [chart(name, series, "step", from_zero=True) for name, series in report.validation.items()]
     charts += [chart(name, series, "step") for name, series in report.gauges.items()]
     charts.append(chart("samples per second", report.speed, "step", from_zero=True))
     body = "".join(charts)
     return _section(
         "Curves",
-        "Loss as logged, faint, with its moving average."
+        "Loss as logged, faint, with its moving average. Validation reads the previews' pixels, without a judge."
         " A gate is tanh(α) of a block: how far the block lets the boxes in.",
         f'<div class="charts">{body}</div>' if body else "",
     )

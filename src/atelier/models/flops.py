@@ -1,35 +1,67 @@
-"""Floating-point operations of a forward pass, counted by torch on meta tensors (1 MAC = 2 FLOP)."""
+"""Floating-point operations, counted by torch on meta tensors (1 MAC = 2 FLOP): no weights, no arithmetic."""
+
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from atelier.models.grounded_unet import attach
 
-def sdxl_forward_flops(unet: UNet2DConditionModel, latent_size: int, boxes: int, tokens: int = 77) -> float:
-    """FLOPs of one sample through a UNet of SDXL's shape that lies on the meta device.
+
+def unet_inputs(config: Any, latent_size: int, boxes: int, tokens: int, batch: int = 1) -> dict[str, Any]:
+    """Zeros of the shapes that a stock or grounded UNet is called with, on the current default device.
 
     Args:
+        config: the UNet's configuration; SDXL's size conditions are given where it asks for them.
         latent_size: side of the square latent.
         boxes: grounding tokens; 0 leaves the fusers out.
         tokens: text tokens.
     """
-    config = unet.config
-    pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
     width = config["cross_attention_dim"]
-    with torch.device("meta"), torch.no_grad():
-        grounding = {
+    inputs: dict[str, Any] = {
+        "sample": torch.zeros(batch, config["in_channels"], latent_size, latent_size),
+        "timestep": torch.zeros(batch, dtype=torch.long),
+        "encoder_hidden_states": torch.zeros(batch, tokens, width),
+    }
+    if config.get("addition_embed_type") == "text_time":
+        pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+        inputs["added_cond_kwargs"] = {
+            "text_embeds": torch.zeros(batch, pooled),
+            "time_ids": torch.zeros(batch, 6),
+        }
+    if boxes:
+        inputs["cross_attention_kwargs"] = {
             "gligen": {
-                "boxes": torch.zeros(1, boxes, 4),
-                "masks": torch.zeros(1, boxes),
-                "positive_embeddings": torch.zeros(1, boxes, width),
+                "boxes": torch.zeros(batch, boxes, 4),
+                "masks": torch.zeros(batch, boxes),
+                "positive_embeddings": torch.zeros(batch, boxes, width),
             }
         }
-        with FlopCounterMode(display=False) as counter:
-            unet(
-                torch.zeros(1, config["in_channels"], latent_size, latent_size),
-                torch.zeros(1, dtype=torch.long),
-                torch.zeros(1, tokens, width),
-                added_cond_kwargs={"text_embeds": torch.zeros(1, pooled), "time_ids": torch.zeros(1, 6)},
-                cross_attention_kwargs=grounding if boxes else None,
-            )
+    return inputs
+
+
+def unet_forward_flops(unet: UNet2DConditionModel, latent_size: int, boxes: int, tokens: int = 77) -> float:
+    """FLOPs of one sample's forward pass through a UNet that lies on the meta device; arguments as ``unet_inputs``."""
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        unet(**unet_inputs(unet.config, latent_size, boxes, tokens))
     return float(counter.get_total_flops())
+
+
+def adapter_training_flops(config: Any, latent_size: int, boxes: int, tokens: int = 77) -> float:
+    """FLOPs of one sample's training step where GLIGEN's layers are trained on a frozen UNet.
+
+    Twice the base's forward pass (forward, and backward for the activations alone: frozen weights need no gradient)
+    and three times the adapter's. Against a count of a real forward and backward pass the sum is right to about 2 %
+    at full size (SD1.4-512 −2.2 %, SDXL-512 +1.0 %, SDXL-1024 −1.5 %) and 4.4 % high on the laptop twin: it ignores
+    that no gradient flows below the first fuser nor into the text, and that attention's backward is more than twice
+    its forward.
+
+    Args:
+        config: the base UNet's configuration; the others as ``unet_inputs``.
+    """
+    with torch.device("meta"):
+        plain = UNet2DConditionModel.from_config(config)
+        grounded = attach(UNet2DConditionModel.from_config(config))
+    base = unet_forward_flops(plain, latent_size, 0, tokens)
+    return 2.0 * base + 3.0 * (unet_forward_flops(grounded, latent_size, boxes, tokens) - base)

@@ -107,6 +107,7 @@ class Objective:
         self.schedule = NoiseSchedule.of(load_scheduler(base))
         self._empty: tuple[Tensor, Tensor] | None = None
         self._pipeline: StableDiffusionXLGLIGENPipeline | None = None
+        self._control: dict[str, float] | None = None
 
     def build(self) -> UNet2DConditionModel:
         """The frozen base with fresh layers in every transformer block."""
@@ -211,30 +212,56 @@ class Objective:
         """tanh(alpha) of every gate: the loss shows nothing until they open."""
         return gates(model)
 
-    @torch.no_grad()
     def preview(self, model: nn.Module, step: int) -> list[Image.Image]:
         """The same eight layouts each time, from the same noise; the model is left as found."""
+        return self._draw(model, grounded=True)
+
+    def validate(self, model: nn.Module, step: int, previews: list[Image.Image]) -> dict[str, float]:
+        """How far the previews follow their boxes, and the same prompts and noise without grounding as control.
+
+        Read off the pixels alone, no judge: the share of the ink that lies in the boxes, and of the boxes that hold
+        ink. {} where nothing is known of what is drawn (the layouts have no labels).
+        """
+        from atelier.evaluation.layout import ink_metrics
+
+        layouts = self._preview_layouts()
+        if not all(layout.labels for layout in layouts):
+            return {}
+        boxes = [layout.boxes for layout in layouts]
+        if self._control is None:
+            # Drawn once: without grounding the fusers are skipped, and the base is frozen.
+            control = [np.asarray(image) for image in self._draw(model, grounded=False)]
+            self._control = ink_metrics(control, boxes, "_ungrounded")
+        return ink_metrics([np.asarray(image) for image in previews], boxes) | self._control
+
+    def _preview_layouts(self) -> list[Layout]:
+        return self.recipe.layouts(8, seed=1)
+
+    @torch.no_grad()
+    def _draw(self, model: nn.Module, grounded: bool) -> list[Image.Image]:
         if self._pipeline is None:
             self._pipeline = self.recipe.pipeline(self.base, model)
-        layouts = self.recipe.layouts(8, seed=1)
-        training = model.training
+        config, training, dtype = self.config, model.training, compute_dtype(model)
+        device = next(model.parameters()).device.type
         model.eval()
         try:
-            return sample_layouts(self._pipeline, layouts, self.config, self.config.preview_steps, self.config.guidance)
+            # The pipeline's other parts are float32: autocast joins them to a UNet in half precision.
+            with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+                return sample_layouts(
+                    self._pipeline, self._preview_layouts(), config, config.preview_steps, config.guidance, grounded
+                )
         finally:
             model.train(training)
 
     def flops_per_sample(self) -> float:
         """Twice the base's forward pass (activations need gradients, weights do not) + three times the adapter's."""
-        from atelier.models.flops import sdxl_forward_flops
+        from atelier.models.flops import adapter_training_flops
 
         config = UNet2DConditionModel.load_config(self.base / "unet")
-        with torch.device("meta"):
-            plain = UNet2DConditionModel.from_config(config)
-            grounded = attach(UNet2DConditionModel.from_config(config))
-        size = config["sample_size"]
-        base = sdxl_forward_flops(plain, size, 0)
-        return 2.0 * base + 3.0 * (sdxl_forward_flops(grounded, size, self.config.max_boxes) - base)
+        tokens = json.loads((self.base / "text_encoder" / "config.json").read_text())["max_position_embeddings"]
+        vae = AutoencoderKL.load_config(self.base / "vae")
+        latent = self.config.resolution // 2 ** (len(vae["block_out_channels"]) - 1)
+        return adapter_training_flops(config, latent, self.config.max_boxes, tokens)
 
 
 def sample_layouts(

@@ -98,6 +98,7 @@ def gather(manifests: dict[str, Manifest], folders: dict[str, InputFolder], titl
         previews=list(_previews(folders["training"])),
         loss=[_series(key, logged) for key in losses],
         gauges=_gauges(_lines(folders["training"], "gauges.jsonl")),
+        validation=_validation(_lines(folders["training"], "validation.jsonl")),
         speed=[_series("samples_per_s", logged)],
         canvases=canvases(folders["raw"], CANVASES),
         data_facts=_data_facts(manifests["shards"]),
@@ -186,6 +187,18 @@ def _gauges(logged: list[dict[str, Any]]) -> dict[str, list[Series]]:
         line = _series(key, logged)
         charts.setdefault(f"gates, {kind}" if dot else "gauges", []).append(
             Series(_short(block or key), line.x, line.y)
+        )
+    return charts
+
+
+def _validation(logged: list[dict[str, Any]]) -> dict[str, list[Series]]:
+    """A chart for each metric, its ungrounded control as the second line."""
+    charts: dict[str, list[Series]] = {}
+    for key in sorted({key for line in logged for key in line if key != "step"}):
+        name = key.removesuffix("_ungrounded")
+        line = _series(key, logged)
+        charts.setdefault(f"{name}, while training", []).append(
+            Series("grounded" if key == name else "without grounding", line.x, line.y)
         )
     return charts
 

@@ -7,6 +7,7 @@ from typing import Any
 from atelier.errors import ConfigError
 from atelier.steps.runtime import StepContext, run_step
 from atelier.storage.manifest import Manifest
+from atelier.storage.uri import is_local, join
 
 VERSION = 1
 WORKER = "atelier.steps.train_worker"
@@ -68,11 +69,15 @@ def run(
                     "base": str(ctx.inputs["base"].fetch_all()),
                     "shards": shards.to_json(),
                     "folder": str(folder),
+                    # Where the outputs go to S3 the checkpoints do too: another machine can take over.
+                    "checkpoints": None if is_local(artifacts) else join(artifacts, "checkpoints", ctx.key),
                     "tracking": _tracking(ctx),
                 }
             )
         )
-        LocalLauncher(threads=config.threads_per_process).run(WORKER, [str(plan)], config.processes, folder / LOGS)
+        LocalLauncher(threads=config.threads_per_process).run(
+            WORKER, [str(plan)], config.processes, folder / LOGS, nodes=config.nodes
+        )
         summary = read_summary(folder)
         logged = read_log(folder)
         rates = sorted(line["samples_per_s"] for line in logged)
@@ -97,7 +102,7 @@ def run(
         module=__name__,
         produce=produce,
         inputs={"shards": shards, "base": base},
-        params={"recipe": recipe, "profile": profile, "config": config.model_dump(mode="json")},
+        params={"recipe": recipe, "profile": profile, "config": config.outcome()},
         artifacts=artifacts,
         extra_modules=(f"atelier.recipes.{recipe}", WORKER),
     )

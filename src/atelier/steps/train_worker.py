@@ -18,8 +18,9 @@ def main(plan_path: str) -> int:
 
     plan = worker_plan(Path(plan_path))
     recipe = get(plan["recipe"], plan["profile"], {"train": plan["train"]})
-    first = os.environ.get("RANK", "0") == "0"
-    tracker = attach(plan["tracking"]["run_id"], plan["tracking"]["uri"]) if first and plan["tracking"] else None
+    # Rank 0 writes the loss and the pictures; the first process of every other node its system metrics.
+    writes = os.environ.get("LOCAL_RANK", "0") == "0"
+    tracker = attach(plan["tracking"]["run_id"], plan["tracking"]["uri"]) if writes and plan["tracking"] else None
     try:
         result = train(
             recipe.objective(Path(plan["base"])),
@@ -28,6 +29,7 @@ def main(plan_path: str) -> int:
             Path(plan["folder"]),
             standard_callbacks(recipe.config.train, tracker),
             loader=Loader,
+            checkpoints_at=plan["checkpoints"],
         )
     finally:
         if tracker is not None:

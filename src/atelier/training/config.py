@@ -1,11 +1,17 @@
 """How a training runs: the engine's whole configuration, validated before anything starts."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["constant", "cosine", "flat_cosine"]
+
+
+_MEANS = {
+    "processes", "nodes", "micro_batch", "zero_stage", "threads_per_process", "loader_workers",
+    "checkpoint_every_steps", "checkpoint_every_s", "keep_checkpoints", "keep_best", "keep_best_mode",
+}  # fmt: skip
 
 
 class TrainConfig(BaseModel):
@@ -20,7 +26,8 @@ class TrainConfig(BaseModel):
     steps: int = Field(gt=0, description="optimizer updates")
     batch_size: int = Field(gt=0, description="samples an update, over all processes")
     micro_batch: int | None = Field(None, gt=0, description="samples a forward pass of one process; None: its share")
-    processes: int = Field(1, gt=0)
+    processes: int = Field(1, gt=0, description="ranks in all, over all nodes")
+    nodes: int = Field(1, gt=0, description="machines that the processes are shared among equally")
     zero_stage: Literal[0, 1, 2, 3] = 2
     precision: Precision = "fp32"
 
@@ -38,6 +45,7 @@ class TrainConfig(BaseModel):
 
     log_every: int = Field(10, gt=0)
     preview_every: int | None = Field(None, gt=0)
+    validate_every: int | None = Field(None, gt=0, description="steps; None: with the previews")
     checkpoint_every_steps: int | None = Field(None, gt=0)
     checkpoint_every_s: float | None = Field(None, gt=0)
     keep_checkpoints: int = Field(2, gt=0, description="how many of the newest stay")
@@ -46,6 +54,13 @@ class TrainConfig(BaseModel):
 
     threads_per_process: int = Field(1, gt=0)
     loader_workers: int = Field(0, ge=0)
+
+    def outcome(self) -> dict[str, Any]:
+        """The settings that decide what comes out; the others say by what and how it is computed.
+
+        They name the training, so that one that was begun on eight processes goes on with four.
+        """
+        return self.model_dump(mode="json", exclude=_MEANS)
 
     @model_validator(mode="after")
     def _masters_in_fp32(self) -> Self:
@@ -60,6 +75,8 @@ class TrainConfig(BaseModel):
     def _divisible(self) -> Self:
         if self.batch_size % self.processes:
             raise ValueError(f"batch_size {self.batch_size} is not divisible by processes {self.processes}")
+        if self.processes % self.nodes:
+            raise ValueError(f"processes {self.processes} is not divisible by nodes {self.nodes}")
         if self.micro_batch is not None and (self.batch_size // self.processes) % self.micro_batch:
             raise ValueError(
                 f"batch_size/processes = {self.batch_size // self.processes} is not divisible by "

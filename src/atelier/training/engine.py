@@ -24,6 +24,7 @@ from atelier.training.callbacks import Callback, Request
 from atelier.training.callbacks.metrics_log import METRICS, read_lines
 from atelier.training.config import TrainConfig
 from atelier.training.deepspeed_config import deepspeed_config
+from atelier.training.devices import device_peak, utilization
 from atelier.training.masters import (
     fragments,
     refresh_weights,
@@ -35,7 +36,7 @@ from atelier.training.masters import (
 )
 from atelier.training.meter import Meter
 from atelier.training.optimizer import EmaAdamW, build_optimizer
-from atelier.training.parts import Parts, part_name, put_back
+from atelier.training.parts import SUFFIX, Parts, part_name, put_back
 from atelier.training.protocol import Batch, Dataset, Draws, Objective
 from atelier.training.retention import Retention
 from atelier.training.run import TrainingRun
@@ -149,6 +150,8 @@ class _Trainer:
         self.engine, model = self._build()
         self.state = TrainingRun(self.objective, model, config, self.folder, ranks)
         found = final or find_newest(self.saver.series, ranks, self._own_file_does)
+        self._flops = self.objective.flops_per_sample() if ranks.first else 0.0  # only rank 0's line is written
+        self._peak = device_peak(ranks.device, config.precision)
         if found is not None:
             self._resume(found)
         for callback in self.callbacks:
@@ -252,6 +255,7 @@ class _Trainer:
                 f"{line['loss']:g}); checkpoints up to here are intact",
                 "lower the learning rate or set clip_norm; look at metrics.jsonl for where it began",
             )
+        line |= utilization(line["samples_per_s"], self._flops, self.ranks.world, self._peak)
         line["lr"] = self._peak_lrs[0] * lr_factor(self.config, self.state.step - 1)
         if norm is not None:
             line["grad_norm"] = float(norm)
@@ -264,7 +268,7 @@ class _Trainer:
         """Begins a checkpoint of this step; collective."""
         for callback in self.callbacks:
             callback.on_save(self.state)
-        self.saver.start(self.state.step, fragments(self.engine), self._state_to_save())
+        self.saver.start(self.state.step, fragments(self.engine), self._state_to_save(), self._logs())
 
     def _state_to_save(self) -> dict[str, Any]:
         """Everything but the tensors; collective. Data order, schedule and draws are functions of the step."""
@@ -276,12 +280,15 @@ class _Trainer:
             "skipped": int(self.engine.skipped_steps),
             "scaler": scaler_state(self.engine),
             "meter": self.meter.state(self.ranks),
-            "metrics": self.state.metrics,
+            "metrics": self.state.metrics | {f"validation/{k}": v for k, v in self.state.validation.items()},
             "processes": self.ranks.world,
             "zero_stage": int(self.engine.zero_optimization_stage()),
             "config": self.config.model_dump(mode="json"),
             "parameters": trained_shapes(self.engine.module),
         }
+
+    def _logs(self) -> list[Path]:
+        return [self.folder / name for callback in self.callbacks for name in callback.logs]
 
     def _own_file_does(self, found: checkpoints.Checkpoint) -> bool:
         """Whether the ranks and their parts are those of the checkpoint, so that each needs its own file alone."""
@@ -296,7 +303,9 @@ class _Trainer:
                 f"checkpoint {found.folder} was made with other trainable parameters",
                 "resume with the settings it was made with, or start in an empty folder",
             )
-        names = [part_name(self.ranks.rank)] if self._own_file_does(found) else found.names
+        names = [name for name in found.names if name.endswith(SUFFIX)]
+        if self._own_file_does(found):
+            names = [part_name(self.ranks.rank)]
         with Parts(found.folder, names) as parts:
             put_back(fragments(engine), parts)
         set_updates_done(engine, int(saved["updates"]))
@@ -305,11 +314,19 @@ class _Trainer:
         engine.global_steps, engine.skipped_steps = found.step, int(saved["skipped"])
         engine.micro_steps = found.step * self.config.accumulation
         self.state.step = self.state.first_step = found.step
-        self.state.seconds, self.state.metrics = float(saved["seconds"]), dict(saved["metrics"])
+        self.state.seconds = float(saved["seconds"])
+        if self.ranks.first:
+            self._restore_logs(found)
         self.meter.restore(saved["meter"], self.ranks)
         if self.ranks.first:
             made = f", saved by {saved['processes']} processes" if saved["processes"] != self.ranks.world else ""
             print(f"resuming from step {found.step} of {self.config.steps} ({found.folder.name}{made})", flush=True)
+
+    def _restore_logs(self, found: checkpoints.Checkpoint) -> None:
+        """On a machine that has not seen the training so far, its logs come from the checkpoint."""
+        for path in self._logs():
+            if path.name in found.names and not path.exists():
+                path.write_bytes((found.folder / path.name).read_bytes())
 
     def _agreed_request(self) -> Request:
         """What any rank's callbacks ask for; publishes the checkpoint that all ranks have delivered by now."""
@@ -329,7 +346,7 @@ class _Trainer:
         for callback in self.callbacks:
             callback.on_save(self.state)
         held, state = fragments(self.engine), self._state_to_save()
-        self.saver.save_now(self.folder / FINAL, held, self.state.step, state)
+        self.saver.save_now(self.folder / FINAL, held, self.state.step, state, self._logs())
         if self.ranks.first:
             from atelier.storage.atomic import write_json
 
@@ -346,7 +363,7 @@ class _Trainer:
                         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
                         "frozen": sum(p.numel() for p in model.parameters() if not p.requires_grad),
                     },
-                    "flops_per_sample": self.objective.flops_per_sample(),
+                    "flops_per_sample": self._flops,
                     "config": config.model_dump(mode="json"),
                 },
             )

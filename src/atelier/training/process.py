@@ -108,14 +108,6 @@ def _outcome(module: str, arguments: list[str], rank: int) -> dict[str, Any]:
     return {"outcome": "complete"}
 
 
-def raised_again(record: dict[str, Any]) -> errors.AtelierError | None:
-    """The error of a rank's record, when it is one of ours."""
-    kind = getattr(errors, str(record.get("error")), None)
-    if isinstance(kind, type) and issubclass(kind, errors.AtelierError):
-        return kind(record["what"], record["fix"])
-    return None
-
-
 def _redirect(log: Path) -> None:
     """Sends this process's standard output and error, also its libraries' and children's, to ``log``."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

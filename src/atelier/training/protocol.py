@@ -5,7 +5,7 @@ objective left trainable. The recipe knows no cluster: no rank, no world size, n
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -59,6 +59,21 @@ class Objective(Protocol):
 
     def flops_per_sample(self) -> float:
         """Floating-point operations of one sample's forward and backward pass (1 MAC = 2 FLOP)."""
+        ...
+
+
+@runtime_checkable
+class Validated(Protocol):
+    """An objective with a metric of its own, measured during the training."""
+
+    def validate(self, model: torch.nn.Module, step: int, previews: "list[Image.Image]") -> dict[str, float]:
+        """The metric's values at this step, {} where the profile has none; leaves the model exactly as it was.
+
+        Called in evaluation, without gradients and with the global generators set aside.
+
+        Args:
+            previews: what ``preview`` drew at this step; need not be drawn again.
+        """
         ...
 
 

@@ -21,6 +21,7 @@ class TrainingRun:
         first_step: ``step`` when this process began: not zero after a resume.
         seconds: training time so far, over all resumes.
         metrics: the latest logged line, {} before the first.
+        validation: the recipe's own metric as measured last, {} before (and on ranks that take no part).
     """
 
     objective: Objective
@@ -32,6 +33,7 @@ class TrainingRun:
     first_step: int = 0
     seconds: float = 0.0
     metrics: dict[str, Any] = field(default_factory=dict)
+    validation: dict[str, float] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:

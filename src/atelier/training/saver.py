@@ -12,10 +12,11 @@ from typing import Any
 from torch import distributed
 
 from atelier.errors import AtelierError
-from atelier.storage.atomic import os_errors
+from atelier.storage.atomic import os_errors, write_bytes
+from atelier.storage.digest import sha256_bytes
 from atelier.training import checkpoint as checkpoints
 from atelier.training.masters import Fragment
-from atelier.training.parts import Snapshot, part_name, write_part
+from atelier.training.parts import SUFFIX, Snapshot, part_name, write_part
 from atelier.training.retention import Retention
 from atelier.training.runtime import Ranks
 from atelier.training.series import LocalSeries, Series
@@ -31,6 +32,7 @@ class Saver:
     def __init__(self, series: Series, retention: Retention, ranks: Ranks) -> None:
         self.series, self.retention, self.ranks = series, retention, ranks
         self._snapshot = Snapshot()
+        self._logs: dict[str, bytes] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._work: Future[None] | None = None
         self._unpublished: tuple[int, dict[str, Any]] | None = None
@@ -55,15 +57,20 @@ class Saver:
         """Whether a checkpoint waits to be published (the same on every rank)."""
         return self._unpublished is not None
 
-    def start(self, step: int, held: list[Fragment], state: dict[str, Any]) -> None:
-        """Begins a save; an earlier one is completed first."""
+    def start(self, step: int, held: list[Fragment], state: dict[str, Any], logs: list[Path]) -> None:
+        """Begins a save; an earlier one is completed first.
+
+        Args:
+            logs: small files that go along with rank 0's part, as they are now.
+        """
         self.finish()
         if self.ranks.first:
             self.series.begin(step)
         self._snapshot.take([fragment for fragment in held if fragment.owned])
+        self._logs = _contents(logs, self.ranks)
         _barrier(self.ranks)  # nobody writes before rank 0 has cleared
         self._unpublished = (step, state)
-        self._work = self._pool.submit(self._deliver, step)
+        self._work = self._pool.submit(self._deliver, self.series, step)
 
     def publish(self) -> None:
         """Makes what all ranks have delivered visible; called when no rank is ``busy``."""
@@ -81,15 +88,16 @@ class Saver:
             self._wait()
             _barrier(self.ranks)
 
-    def save_now(self, folder: Path, held: list[Fragment], step: int, state: dict[str, Any]) -> None:
+    def save_now(self, folder: Path, held: list[Fragment], step: int, state: dict[str, Any], logs: list[Path]) -> None:
         """Writes a checkpoint at ``folder`` of this disk, and comes back when it is there."""
         self.finish()
         single = _Single(folder)
         if self.ranks.first:
             single.begin(step)
         self._snapshot.take([fragment for fragment in held if fragment.owned])
+        self._logs = _contents(logs, self.ranks)
         _barrier(self.ranks)
-        _deliver(single, self._snapshot, step, self.ranks)
+        self._deliver(single, step)
         _barrier(self.ranks)
         if self.ranks.first:
             single.publish(step, self.ranks.world, state)
@@ -104,8 +112,15 @@ class Saver:
             work, self._work = self._work, None
             work.result()
 
-    def _deliver(self, step: int) -> None:
-        _deliver(self.series, self._snapshot, step, self.ranks)
+    def _deliver(self, series: Series, step: int) -> None:
+        scratch, rank = series.scratch(step), self.ranks.rank
+        with os_errors(scratch):
+            scratch.mkdir(parents=True, exist_ok=True)
+            entries = [write_part(scratch / part_name(rank), self._snapshot.fragments)]
+            for name, content in self._logs.items():
+                write_bytes(scratch / name, content)
+                entries.append({"path": name, "bytes": len(content), "sha256": sha256_bytes(content)})
+            series.deliver(step, rank, entries)
 
     def _publish(self, step: int, state: dict[str, Any]) -> None:
         self.series.publish(step, self.ranks.world, state)
@@ -126,13 +141,8 @@ class _Single(LocalSeries):
         return self._folder
 
 
-def _deliver(series: Series, snapshot: Snapshot, step: int, ranks: Ranks) -> None:
-    scratch = series.scratch(step)
-    path = scratch / part_name(ranks.rank)
-    with os_errors(path):
-        scratch.mkdir(parents=True, exist_ok=True)
-        entry = write_part(path, snapshot.fragments)
-        series.deliver(step, entry)
+def _contents(logs: list[Path], ranks: Ranks) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in logs if path.exists()} if ranks.first else {}
 
 
 def _barrier(ranks: Ranks) -> None:
@@ -156,7 +166,10 @@ def find_newest(series: Series, ranks: Ranks, own_file_does: Any) -> checkpoints
         fine = checkpoint is not None
         if checkpoint is not None:
             names = checkpoint.names
-            needed = [part_name(ranks.rank)] if own_file_does(checkpoint) else names
+            others = [name for name in names if name.endswith(SUFFIX)]
+            needed = [part_name(ranks.rank)] if own_file_does(checkpoint) else others
+            if ranks.first:
+                needed += [name for name in names if not name.endswith(SUFFIX)]
             try:
                 series.obtain(checkpoint, needed, share=names[ranks.rank :: ranks.world])
             except ValueError as error:

@@ -32,8 +32,8 @@ class Series(Protocol):
         """A folder of this machine in which the rank's file is to be written."""
         ...
 
-    def deliver(self, step: int, entry: dict[str, Any]) -> None:
-        """Hands over the file that ``entry`` describes, written in ``scratch(step)``, and sees that it arrived."""
+    def deliver(self, step: int, rank: int, entries: list[dict[str, Any]]) -> None:
+        """Hands over a rank's files, which ``entries`` describe, from ``scratch(step)``, and sees that they arrived."""
         ...
 
     def publish(self, step: int, ranks: int, state: dict[str, Any]) -> None:
@@ -89,11 +89,12 @@ class LocalSeries:
     def scratch(self, step: int) -> Path:
         return checkpoints.scratch_of(self._path(step))
 
-    def deliver(self, step: int, entry: dict[str, Any]) -> None:
+    def deliver(self, step: int, rank: int, entries: list[dict[str, Any]]) -> None:
         scratch = self.scratch(step)
-        if sha256_file(scratch / entry["path"]) != entry["sha256"]:
-            raise StorageError(f"{scratch / entry['path']}: what was written reads back differently", "check the disk")
-        write_json(scratch / (entry["path"] + ENTRY), entry)
+        for entry in entries:
+            if sha256_file(scratch / entry["path"]) != entry["sha256"]:
+                raise StorageError(f"{scratch / entry['path']}: reads back differently", "check the disk")
+        write_json(scratch / (part_name(rank) + ENTRY), entries)
 
     def publish(self, step: int, ranks: int, state: dict[str, Any]) -> None:
         entries, scratch = [], self.scratch(step)
@@ -104,7 +105,7 @@ class LocalSeries:
                     f"{scratch}: the file of rank {rank} is not there",
                     "keep checkpoints where all machines see them: s3:// or a shared disk",
                 )
-            entries.append(json.loads(path.read_text()))
+            entries += json.loads(path.read_text())
             path.unlink()
         checkpoints.publish(self._path(step), checkpoints.manifest_of(step, entries, state))
 
@@ -146,21 +147,25 @@ class S3Series:
     def scratch(self, step: int) -> Path:
         return checkpoints.scratch_of(self.work / checkpoints.folder_name(step))
 
-    def deliver(self, step: int, entry: dict[str, Any]) -> None:
-        file = self.scratch(step) / entry["path"]
-        uri = self._uri(step, entry["path"])
-        s3.upload(file, uri)
-        stored = s3.size(uri)
-        if stored != entry["bytes"]:
-            raise StorageError(f"{uri}: {stored} bytes arrived of {entry['bytes']}", "check the S3 server")
+    def deliver(self, step: int, rank: int, entries: list[dict[str, Any]]) -> None:
+        for entry in entries:
+            file, uri = self.scratch(step) / entry["path"], self._uri(step, entry["path"])
+            s3.upload(file, uri)
+            stored = s3.size(uri)
+            if stored != entry["bytes"]:
+                raise StorageError(f"{uri}: {stored} bytes arrived of {entry['bytes']}", "check the S3 server")
+            file.unlink()
         # An object of its own for each rank, so that no rank needs another's answer.
-        s3.write_bytes(self._uri(step, entry["path"] + ENTRY), json.dumps(entry).encode())
-        file.unlink()
+        s3.write_bytes(self._uri(step, part_name(rank) + ENTRY), json.dumps(entries).encode())
 
     def publish(self, step: int, ranks: int, state: dict[str, Any]) -> None:
         prefix = uris.join(self.place, checkpoints.folder_name(step))
         stored = s3.sizes(prefix)
-        entries = [json.loads(s3.read_bytes(self._uri(step, part_name(rank) + ENTRY))) for rank in range(ranks)]
+        entries = [
+            entry
+            for rank in range(ranks)
+            for entry in json.loads(s3.read_bytes(self._uri(step, part_name(rank) + ENTRY)))
+        ]
         for entry in entries:
             if stored.get(entry["path"]) != entry["bytes"]:
                 raise StorageError(f"{prefix}/{entry['path']}: not what was uploaded", "check the S3 server")

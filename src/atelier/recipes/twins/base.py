@@ -141,11 +141,12 @@ class BaseObjective:
 
     def flops_per_sample(self) -> float:
         """Three forward passes: everything is trained."""
-        from atelier.models.flops import sdxl_forward_flops
+        from atelier.models.flops import unet_forward_flops
+        from atelier.recipes.twins.make import TOKENS
 
         with torch.device("meta"):
             model = sdxl.make_unet(self.size // 4)
-        return 3.0 * sdxl_forward_flops(model, self.size // 4, 0)
+        return 3.0 * unet_forward_flops(model, self.size // 4, 0, TOKENS)
 
 
 class InOrder:

@@ -6,18 +6,24 @@ from atelier.training.callbacks.metrics_log import LogMetrics, Tracker
 from atelier.training.callbacks.preview import DrawPreviews
 from atelier.training.callbacks.progress import ShowProgress
 from atelier.training.callbacks.stop_signal import StopOnSignal
+from atelier.training.callbacks.system_metrics import LogSystemMetrics
+from atelier.training.callbacks.validation import Validate
 from atelier.training.config import TrainConfig
 
 __all__ = ["Callback", "Request", "Tracker", "standard_callbacks"]
 
 
 def standard_callbacks(config: TrainConfig, tracker: Tracker | None = None) -> list[Callback]:
-    """What every training has: progress, the loss log, previews where asked for, checkpoints, the stop signal.
+    """What every training has: progress, the loss log, previews and validation where asked for, checkpoints, …
 
     Args:
-        tracker: where rank 0 sends numbers and pictures besides the folder; None on other ranks or without one.
+        tracker: where rank 0 sends numbers and pictures besides the folder, and the first process of each other node
+            its system metrics; None on other ranks or without one.
     """
     callbacks: list[Callback] = [ShowProgress(), LogMetrics(tracker), SaveCheckpoints(), StopOnSignal()]
-    if config.preview_every is not None:
-        callbacks.insert(2, DrawPreviews(tracker))
+    if config.preview_every is not None or config.validate_every is not None:
+        previews = DrawPreviews(tracker)
+        callbacks[2:2] = [previews, Validate(previews, tracker)]
+    if tracker is not None:
+        callbacks.append(LogSystemMetrics(tracker))
     return callbacks

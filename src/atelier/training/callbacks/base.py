@@ -20,6 +20,9 @@ class Callback:
     waiting at the next collective, which is what keeps the ranks together.
     """
 
+    logs: tuple[str, ...] = ()
+    """Files in the run's folder that it appends to: they travel with the checkpoints."""
+
     def on_start(self, run: TrainingRun) -> None:
         """The model is built and, on a resume, its state is back."""
 

@@ -22,6 +22,8 @@ class Tracker(Protocol):
 class LogMetrics(Callback):
     """Appends to ``metrics.jsonl`` and ``gauges.jsonl`` in rank 0; a resume cuts both back to the resumed step."""
 
+    logs = (METRICS, GAUGES)
+
     def __init__(self, tracker: Tracker | None = None) -> None:
         self.tracker = tracker
 

@@ -2,12 +2,13 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from atelier.training.callbacks.base import Callback
 from atelier.training.callbacks.metrics_log import Tracker
+from atelier.training.callbacks.undisturbed import takes_part, undisturbed
 from atelier.training.run import TrainingRun
 
 if TYPE_CHECKING:
@@ -17,14 +18,13 @@ if TYPE_CHECKING:
 class DrawPreviews(Callback):
     """Saves a grid ``previews/step-000123.png`` every ``preview_every`` steps and at the end; rank 0 draws.
 
-    The model is left exactly as it was: its training flags and the global generators are put back, and gradients
-    are off. On a CPU rank 0 draws with its own threads alone: taking those of the waiting ranks too gains a tenth on
-    idle cores, and OpenMP's spinning made it ten times slower on busy ones.
+    On a CPU rank 0 draws with its own threads alone: taking those of the waiting ranks too gains a tenth on idle
+    cores, and OpenMP's spinning made it ten times slower on busy ones.
     """
 
     def __init__(self, tracker: Tracker | None = None) -> None:
         self.tracker = tracker
-        self._drawn = -1
+        self._images: tuple[int, list[Image.Image] | None] = (-1, None)
 
     def on_start(self, run: TrainingRun) -> None:
         if run.ranks.first:
@@ -35,36 +35,23 @@ class DrawPreviews(Callback):
     def on_step(self, run: TrainingRun) -> None:
         every = run.config.preview_every
         if every and (run.step % every == 0 or run.finished):
-            self._draw(run)
+            images = self.images(run)
+            if images and run.ranks.first:
+                sheet = grid(images)
+                _save(sheet, run.folder / "previews" / f"step-{run.step:06d}.png")
+                if self.tracker is not None:
+                    self.tracker.log_image(sheet, "preview", run.step)
+            if run.ranks.world > 1:
+                torch.distributed.barrier()
 
-    def _draw(self, run: TrainingRun) -> None:
-        if run.ranks.first and self._drawn != run.step:
-            self._drawn = run.step
-            path = run.folder / "previews" / f"step-{run.step:06d}.png"
-            if not path.exists():
-                images = undisturbed(run, lambda: run.objective.preview(run.model, run.step))
-                if images:
-                    sheet = grid(images)
-                    _save(sheet, path)
-                    if self.tracker is not None:
-                        self.tracker.log_image(sheet, "preview", run.step)
-        if run.ranks.world > 1:
-            torch.distributed.barrier()
-
-
-def undisturbed(run: TrainingRun, draw: Any) -> Any:
-    """Calls ``draw`` and puts back the model's training flags and the generators."""
-    flags = {module: module.training for module in run.model.modules()}
-    devices = [run.ranks.device.index or 0] if run.ranks.device.type == "cuda" else []
-    began = time.monotonic()
-    try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            run.model.eval()
-            return draw()
-    finally:
-        for module, training in flags.items():
-            module.training = training
-        print(f"preview at step {run.step}: {time.monotonic() - began:.1f} s", flush=True)
+    def images(self, run: TrainingRun) -> "list[Image.Image] | None":
+        """The recipe's samples at this step, drawn once; None on ranks that take no part and for recipes without."""
+        if self._images[0] != run.step and takes_part(run):
+            began = time.monotonic()
+            with undisturbed(run):
+                self._images = (run.step, run.objective.preview(run.model, run.step))
+            print(f"preview at step {run.step}: {time.monotonic() - began:.1f} s", flush=True)
+        return self._images[1]
 
 
 def grid(images: "list[Image.Image]", columns: int | None = None, gap: int = 2) -> "Image.Image":

@@ -1,4 +1,4 @@
-"""Progress of the training in rank 0: samples done, rate, ETA, loss, share of time waiting for data."""
+"""Progress of the training in rank 0: samples done, rate, ETA, step, loss, MFU, share of time waiting for data."""
 
 from typing import Any
 
@@ -23,10 +23,16 @@ class ShowProgress(Callback):
 
     def on_step(self, run: TrainingRun) -> None:
         if self._progress is not None:
-            self._progress.to(run.step * run.config.batch_size, step=run.step, **self._fields(run))
+            self._progress.to(run.step * run.config.batch_size, step=run.step, **fields(run.metrics))
 
-    @staticmethod
-    def _fields(run: TrainingRun) -> dict[str, Any]:
-        if not run.metrics:
-            return {}
-        return {"loss": float(run.metrics["loss"]), "data wait": f"{100 * run.metrics['data_wait']:.1f}%"}
+
+def fields(line: dict[str, Any]) -> dict[str, Any]:
+    """What a progress line says of the latest log line: MFU where the device's peak is known, else TFLOP/s."""
+    if not line:
+        return {}
+    shown: dict[str, Any] = {"loss": float(line["loss"])}
+    if "mfu" in line:
+        shown["MFU"] = f"{100 * line['mfu']:.1f}%"
+    elif "tflops_per_s" in line:
+        shown["TFLOP/s"] = float(line["tflops_per_s"])
+    return shown | {"data wait": f"{100 * line['data_wait']:.1f}%"}
