@@ -7,7 +7,7 @@ AWS_ENDPOINT_URL) or profiles; only the wait for an answer is ours: ATELIER_S3_T
 import os
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -191,11 +191,20 @@ def size(uri: str) -> int | None:
     bucket, key = split(uri)
     with errors(uri):
         try:
-            return int(client().head_object(Bucket=bucket, Key=key)["ContentLength"])
+            return _length(uri, lambda: client().head_object(Bucket=bucket, Key=key))[1]
         except boto.ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
                 return None
             raise
+
+
+def _length(uri: str, ask: Callable[[], Any]) -> tuple[Any, int]:
+    """An answer and its Content-Length, asked for again when the head of the answer was cut off before it."""
+    for _ in range(ATTEMPTS):
+        answer = ask()
+        if "ContentLength" in answer:
+            return answer, int(answer["ContentLength"])
+    raise ServiceError(f"{uri} at {endpoint() or 'AWS S3'}: answers do not say their length", "check the server")
 
 
 def sizes(prefix_uri: str, quick: bool = False) -> dict[str, int]:
@@ -240,12 +249,14 @@ def open_stream(uri: str, start: int) -> Stream:
     bucket, key = split(uri)
     with errors(uri):
         try:
-            answer = client().get_object(Bucket=bucket, Key=key, **({"Range": f"bytes={start}-"} if start else {}))
+            wish = {"Range": f"bytes={start}-"} if start else {}
+            answer, length = _length(uri, lambda: client().get_object(Bucket=bucket, Key=key, **wish))
         except boto.ClientError as error:
             if start and error.response["ResponseMetadata"]["HTTPStatusCode"] == 416:
                 # Nothing after `start`: the object is complete already, or another one. Read it anew.
-                answer, start = client().get_object(Bucket=bucket, Key=key), 0
+                answer, length = _length(uri, lambda: client().get_object(Bucket=bucket, Key=key))
+                start = 0
             else:
                 raise
-    total = start + int(answer["ContentLength"])
+    total = start + length
     return Stream(answer["Body"], start, total, str(answer.get("ETag", "")))

@@ -72,9 +72,9 @@ def parse(record: Any, folder: Path) -> Checkpoint:
     if record["schema"] != SCHEMA or record["kind"] != "checkpoint":
         raise ValueError(f"its manifest has schema {record['schema']!r}, this version reads {SCHEMA}")
     files = [{"path": str(e["path"]), "bytes": int(e["bytes"]), "sha256": str(e["sha256"])} for e in record["files"]]
-    for entry in files:
-        if "/" in entry["path"] or entry["path"].startswith("."):
-            raise ValueError(f"its manifest names {entry['path']!r}")
+    for name in (str(entry["path"]) for entry in files):
+        if "/" in name or name.startswith("."):
+            raise ValueError(f"its manifest names {name!r}")
     return Checkpoint(folder, int(record["step"]), files, dict(record["state"]))
 
 

@@ -346,7 +346,7 @@ class _Trainer:
         for callback in self.callbacks:
             callback.on_save(self.state)
         held, state = fragments(self.engine), self._state_to_save()
-        self.saver.save_now(self.folder / FINAL, held, self.state.step, state, self._logs())
+        self.saver.save_now(self.folder / FINAL, held, self.state.step, state)
         if self.ranks.first:
             from atelier.storage.atomic import write_json
 

@@ -6,6 +6,7 @@ on another number of ranks needs. Nothing in it is a pickle.
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -81,7 +82,8 @@ def write_part(path: Path, owned: list[Fragment]) -> dict[str, Any]:
     text += b" " * (-len(text) % 8)
     digest, written = hashlib.sha256(), 0
     with path.open("wb") as file:
-        for block in (len(text).to_bytes(8, "little"), text, *(_bytes_of(value) for value in values)):
+        blocks: Iterator[bytes | memoryview] = (_bytes_of(value) for value in values)
+        for block in itertools.chain((len(text).to_bytes(8, "little"), text), blocks):
             file.write(block)
             digest.update(block)
             written += len(block)
@@ -90,10 +92,10 @@ def write_part(path: Path, owned: list[Fragment]) -> dict[str, Any]:
     return {"path": path.name, "bytes": written, "sha256": digest.hexdigest()}
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
+def _bytes_of(tensor: Tensor) -> bytes | memoryview:
     if tensor.dtype != torch.float32 or tensor.is_cuda or not tensor.is_contiguous():
         raise ValueError(f"a fragment is {tensor.dtype} on {tensor.device}")
-    return memoryview(tensor.numpy()).cast("B")
+    return tensor.numpy().data.cast("B")
 
 
 @dataclass(frozen=True)

@@ -88,14 +88,14 @@ class Saver:
             self._wait()
             _barrier(self.ranks)
 
-    def save_now(self, folder: Path, held: list[Fragment], step: int, state: dict[str, Any], logs: list[Path]) -> None:
+    def save_now(self, folder: Path, held: list[Fragment], step: int, state: dict[str, Any]) -> None:
         """Writes a checkpoint at ``folder`` of this disk, and comes back when it is there."""
         self.finish()
         single = _Single(folder)
         if self.ranks.first:
             single.begin(step)
         self._snapshot.take([fragment for fragment in held if fragment.owned])
-        self._logs = _contents(logs, self.ranks)
+        self._logs = {}
         _barrier(self.ranks)
         self._deliver(single, step)
         _barrier(self.ranks)
