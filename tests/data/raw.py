@@ -25,9 +25,7 @@ def captions(folder: Path) -> CaptionTable:
 def source(folder: Path) -> RawSource:
     """The folder as it is now."""
     files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".tar", ".gz", ".npy", ".parquet")]
-    entries = [
-        FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size, sha256_file(path)) for path in files
-    ]
+    entries = [FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size, sha256_file(path)) for path in files]
     return RawSource(Manifest("sa1b-raw", str(folder), sorted_entries(entries)))
 
 

@@ -79,8 +79,9 @@ def _columns(file: _File, group: int, *names: str) -> list[list[str | None]]:
         table = file.parquet.read_row_group(group, columns=list(names))
         return [table[name].to_pylist() for name in names]
     except (pyarrow.ArrowException, OSError, ValueError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{file.path}: row group {group} is not readable ({(str(error).splitlines() or [type(error).__name__])[0]})",
+            f"{file.path}: row group {group} is not readable ({why})",
             "it is damaged; download it again",
         ) from error
 

@@ -32,7 +32,7 @@ from atelier.data.raw_source import RawSource, RawTar, stem
 from atelier.data.sa1b import RawExample, read_tar
 from atelier.data.sa1b_select import MAX_BOXES, MIN_CONFIDENCE, select
 from atelier.data.shards import ShardWriter
-from atelier.data.summary import ShardSummary, committed
+from atelier.data.summary import committed
 from atelier.errors import DataError
 from atelier.storage.folder import OutputFolder
 
@@ -199,9 +199,7 @@ class Lane:
                 "this is an error of the recipe's encoder",
             )
         rest = iter(arrays)
-        return _Encoded(
-            batch, [item if isinstance(item, Quarantined) else (item[0], next(rest)) for item in decoded]
-        )
+        return _Encoded(batch, [item if isinstance(item, Quarantined) else (item[0], next(rest)) for item in decoded])
 
 
 def shard_name(tar: str, number: int) -> str:

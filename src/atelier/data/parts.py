@@ -153,6 +153,7 @@ def _summaries(folders: Sequence[InputFolder], out: OutputFolder) -> Iterator[Sh
                     shard = summary.committed(out, name, done)
                     if shard is None:
                         raise DataError(
-                            f"{folder.manifest.uri}: shard {name} is missing", "delete the part's folder and make it again"
+                            f"{folder.manifest.uri}: shard {name} is missing",
+                            "delete the part's folder and make it again",
                         )
                     yield shard

@@ -69,7 +69,7 @@ class RawSource:
         found = sha256_file(path)
         if found != entry.sha256:
             raise DataError(
-                f"{path}: its sha256 is {found[:16]}…, its manifest says {entry.sha256[:16]}…: it was changed or damaged",
+                f"{path}: its sha256 is {found[:16]}…, its manifest says {entry.sha256[:16]}…: changed or damaged",
                 "delete the folder; the next run makes it again",
             )
         return path

@@ -62,7 +62,9 @@ def committed(out: OutputFolder, name: str, done: Mapping[str, Any]) -> ShardSum
     return summary if not summary.samples or name in done else None
 
 
-def metadata(summaries: Iterable[ShardSummary], encoder_digest: str, res: int, reasons: dict[str, int]) -> dict[str, Any]:
+def metadata(
+    summaries: Iterable[ShardSummary], encoder_digest: str, res: int, reasons: dict[str, int]
+) -> dict[str, Any]:
     """The manifest's metadata of shards in their order, see ``preprocess``.
 
     Raises:

@@ -88,20 +88,23 @@ def _entries(file: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | Non
     file.seek(0)
     if not packed:
         with tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictTarInfo) as archive:
-            yield from _forward(archive)
+            yield from _forward(archive, size)
         return
-    stream = _Bounded(gzip.GzipFile(fileobj=file), MAX_EXPANSION * size + EXPANSION_GRACE)
+    limit = MAX_EXPANSION * size + EXPANSION_GRACE
+    stream = _Bounded(gzip.GzipFile(fileobj=file), limit)
     with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=_BLOCK, tarinfo=_StrictTarInfo) as archive:
-        yield from _forward(archive)
+        yield from _forward(archive, limit)
     while stream.read(_BLOCK):  # to gzip's end mark: its checksum covers everything
         pass
 
 
-def _forward(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+def _forward(archive: tarfile.TarFile, limit: int) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
     while (member := archive.next()) is not None:
         if archive.offset <= member.offset:  # a stated size that leads back: tarfile would go round for ever
             raise tarfile.ReadError(f"a header states {member.size:,} bytes")
-        archive.members.clear()  # tarfile keeps every header that it saw
+        if archive.offset > limit:  # tarfile would seek there, block by block
+            raise tarfile.ReadError(f"it ends within {printable(member.name)} of {member.size:,} bytes")
+        archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header that it saw
         if not member.isdir():
             yield member, archive.extractfile(member) if not _problem(member) else None
 
@@ -121,7 +124,7 @@ class _StrictTarInfo(tarfile.TarInfo):
     """tarfile takes a damaged header, or an end without end mark, for the end of the archive; here it is an error."""
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> Self:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         found = super().frombuf(buf, encoding, errors)
         if found.size < 0 or (found.type in _EXTENSIONS and found.size > _MAX_EXTENSION):
             raise tarfile.ReadError(f"a header states {found.size:,} bytes")
