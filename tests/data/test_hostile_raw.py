@@ -72,9 +72,10 @@ def test_a_gzip_bomb_ends_at_its_limit(tmp_path: Path, monkeypatch: pytest.Monke
         for _ in range(64):  # 64 MiB of zeros in 64 kB
             file.write(header.tobuf() + bytes(2**20))
     tracemalloc.start()
+    found = iter(members(bomb))
+    assert len(next(found).data) == 2**20
     with pytest.raises(TarDamaged, match=r"after [1-9] files \(a decompression bomb: more than"):
-        for member in members(bomb):
-            assert len(member.data) == 2**20
+        sum(len(member.data) for member in found)
     assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
     tracemalloc.stop()
 
@@ -86,7 +87,7 @@ def test_a_member_of_a_huge_stated_size_is_not_read(tmp_path: Path, monkeypatch:
         ("sa_1.jpg", "too large: 1,048,577 bytes, at most 1,048,576"),
         ("sa_2.jpg", ""),
     ]
-    for size, damage in ((2**60, "it ends within sa_1.jpg"), (-512, "a header states -512 bytes")):
+    for size, damage in ((2**60, "the tar ends within sa_1.jpg|bomb"), (-512, "a header states -512 bytes")):
         header = tarfile.TarInfo("sa_1.jpg")
         header.size = size
         (tmp_path / "b.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(2048))

@@ -88,22 +88,22 @@ def _entries(file: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | Non
     file.seek(0)
     if not packed:
         with tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictTarInfo) as archive:
-            yield from _forward(archive, size)
+            yield from _forward(archive, size, "the tar ends within {name}")
         return
     limit = MAX_EXPANSION * size + EXPANSION_GRACE
     stream = _Bounded(gzip.GzipFile(fileobj=file), limit)
     with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=_BLOCK, tarinfo=_StrictTarInfo) as archive:
-        yield from _forward(archive, limit)
+        yield from _forward(archive, limit, "a decompression bomb: more than {limit:,} bytes")
     while stream.read(_BLOCK):  # to gzip's end mark: its checksum covers everything
         pass
 
 
-def _forward(archive: tarfile.TarFile, limit: int) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+def _forward(archive: tarfile.TarFile, limit: int, beyond: str) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
     while (member := archive.next()) is not None:
         if archive.offset <= member.offset:  # a stated size that leads back: tarfile would go round for ever
             raise tarfile.ReadError(f"a header states {member.size:,} bytes")
         if archive.offset > limit:  # tarfile would seek there, block by block
-            raise tarfile.ReadError(f"it ends within {printable(member.name)} of {member.size:,} bytes")
+            raise tarfile.ReadError(beyond.format(name=member.name, limit=limit))
         archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header that it saw
         if not member.isdir():
             yield member, archive.extractfile(member) if not _problem(member) else None
