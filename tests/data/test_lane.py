@@ -10,7 +10,7 @@ import pytest
 from atelier.data.channel import Channel, Stopped
 from atelier.data.lane import Lane, Settings
 from atelier.data.preprocess import preprocess
-from atelier.data.quarantine import Quarantine, Quarantined
+from atelier.data.quarantine import Quarantine
 from atelier.data.shard_reader import ShardDataset
 from atelier.data.shards import ShardWriter
 from atelier.errors import DataError
@@ -69,7 +69,7 @@ def test_the_writer_refuses_what_does_not_fit(tmp_path: Path) -> None:
 
 
 class Meeting(BlendingEncoder):
-    """Waits in its second batch until the first one's shard is committed: impossible unless stages overlap."""
+    """Waits in its third batch until the first two's shard is committed: impossible unless stages overlap."""
 
     def __init__(self, work: Path) -> None:
         super().__init__()
@@ -163,7 +163,3 @@ def test_channel() -> None:
     threading.Timer(0.05, full.stop).start()
     with pytest.raises(Stopped):
         full.put(2)
-
-
-def test_quarantined_is_data() -> None:
-    assert Quarantined("a", "b") == Quarantined("a", "b")

@@ -229,6 +229,15 @@ def test_captions_from_many_row_groups(tmp_path: Path) -> None:
         CaptionTable([tmp_path / "d.parquet"])
 
 
+def test_quarantine_writes_down_whatever_the_data_holds(tmp_path: Path) -> None:
+    quarantine = Quarantine(0.1, tmp_path / "q.jsonl")
+    quarantine.add("sa_1\n", "its boxes are not readable: '\ud800'" + "x" * 10_000)
+    quarantine.write()
+    (line,) = quarantine.path.read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["key"] == "sa_1\n"
+    assert len(line) < 700
+
+
 def test_quarantine_has_a_limit(tmp_path: Path) -> None:
     quarantine = Quarantine(0.1, tmp_path / "q.jsonl")
     quarantine.check(0)

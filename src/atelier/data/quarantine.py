@@ -10,6 +10,10 @@ from atelier.errors import DataError
 from atelier.storage.atomic import write_bytes
 
 
+MAX_TEXT = 500
+"""Characters of a key or reason that are kept."""
+
+
 @dataclass(frozen=True)
 class Quarantined:
     """A sample that cannot be used.
@@ -21,6 +25,12 @@ class Quarantined:
 
     key: str
     reason: str
+
+    def __post_init__(self) -> None:
+        # Both may quote the data, which may hold anything; they are written down as UTF-8.
+        for name in ("key", "reason"):
+            text = getattr(self, name)[:MAX_TEXT].encode("utf-8", "backslashreplace").decode()
+            object.__setattr__(self, name, text)
 
 
 class Quarantine:
