@@ -9,7 +9,6 @@ from pathlib import Path
 from atelier.errors import DataError
 from atelier.storage.atomic import write_bytes
 
-
 MAX_TEXT = 500
 """Characters of a key or reason that are kept."""
 
