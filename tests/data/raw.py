@@ -6,7 +6,9 @@ from pathlib import Path
 
 from atelier.data.captions import CaptionTable
 from atelier.data.digits_sa1b import write_sa1b
-from atelier.data.preprocess import RawTar
+from atelier.data.raw_source import RawSource
+from atelier.storage.digest import sha256_file
+from atelier.storage.manifest import FileEntry, Manifest, sorted_entries
 
 
 def make(folder: Path, images: int = 24, tars: int = 1, seed: int = 0) -> Path:
@@ -20,9 +22,11 @@ def captions(folder: Path) -> CaptionTable:
     return CaptionTable([folder / "captions.parquet"])
 
 
-def raw_tars(folder: Path) -> list[RawTar]:
-    """The folder's tars with their boxes."""
-    return [RawTar(tar, folder / "boxes" / f"{tar.stem}.npy") for tar in sorted(folder.glob("sa_*.tar"))]
+def source(folder: Path) -> RawSource:
+    """The folder as it is now."""
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".tar", ".gz", ".npy", ".parquet")]
+    entries = [FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size, sha256_file(path)) for path in files]
+    return RawSource(Manifest("sa1b-raw", str(folder), sorted_entries(entries)))
 
 
 def members(tar: Path) -> dict[str, bytes]:

@@ -6,34 +6,13 @@ import numpy as np
 import pytest
 
 from atelier.data.loader import Loader, ShardDataset
-from atelier.data.preprocess import preprocess
+from atelier.data.preprocess import Settings, preprocess
 from atelier.data.quarantine import Quarantine
-from atelier.data.sa1b import RawExample
 from atelier.errors import DataError
 from atelier.storage.folder import OutputFolder
 from atelier.storage.manifest import Manifest
 from tests.data import raw
-
-
-class PixelEncoder:
-    """Downscaled pixels as latents: quick, and every sample can be told from every other."""
-
-    digest = "sha256:pixels"
-
-    def __init__(self, fail_after: int | None = None) -> None:
-        self.encoded, self.fail_after = 0, fail_after
-
-    def encode(self, images: np.ndarray, examples: list[RawExample]) -> list[dict[str, np.ndarray]]:
-        if self.fail_after is not None and self.encoded >= self.fail_after:
-            raise KeyboardInterrupt
-        self.encoded += len(images)
-        return [
-            {
-                "latent": image[::4, ::4].transpose(2, 0, 1).astype(np.float16),
-                "phrases": np.full((len(example.phrases), 8), len(example.caption), np.float16),
-            }
-            for image, example in zip(images, examples, strict=True)
-        ]
+from tests.data.encoders import PixelEncoder
 
 
 def run(
@@ -41,14 +20,11 @@ def run(
 ) -> Manifest:
     out = OutputFolder(str(place), work)
     metadata = preprocess(
-        raw.raw_tars(folder),
-        raw.captions(folder),
+        raw.source(folder),
         encoder or PixelEncoder(),
         out,
-        res=64,
-        samples_per_shard=per_shard,
-        batch=4,
-        quarantine=Quarantine(share, out.path / "quarantine.jsonl"),
+        Settings(res=64, samples_per_shard=per_shard, batch=4),
+        Quarantine(share, out.path / "quarantine.jsonl"),
     )
     return out.finish("shards", metadata, {})
 

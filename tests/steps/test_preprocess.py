@@ -43,11 +43,20 @@ def from_nothing(artifacts: str, tmp_path: Path) -> Manifest:
     return run(raw, base, artifacts)
 
 
-def run(raw: Manifest, base: Manifest, artifacts: str, share: float = 0.0) -> Manifest:
+def run(raw: Manifest, base: Manifest, artifacts: str, share: float = 0.0, workers: int = 0) -> Manifest:
     return preprocess.run(
         raw=raw, base=base, recipe="pixels", profile="laptop", samples_per_shard=0, batch_size=0,
-        max_quarantined=share, artifacts=artifacts,
+        max_quarantined=share, artifacts=artifacts, workers=workers,
     )  # fmt: skip
+
+
+def test_the_number_of_workers_is_no_part_of_the_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    artifacts = str(tmp_path / "artifacts")
+    first = from_nothing(artifacts, tmp_path)
+    inputs = [Manifest.load(first.made_by["inputs"][name]["uri"]) for name in ("raw", "base")]
+    assert run(*inputs, artifacts, workers=3).digest == first.digest
+    assert f"preprocess: cached at {first.uri}" in capsys.readouterr().out
+    assert first.made_by["notes"]["images_per_s"] > 0
 
 
 def test_local_and_s3_give_the_same_shards(s3_bucket: str, tmp_path: Path) -> None:
@@ -67,3 +76,5 @@ def test_parameters_out_of_range(tmp_path: Path) -> None:
     nothing = Manifest("none", str(tmp_path), ())
     with pytest.raises(ConfigError, match=r"max_quarantined=1\.5"):
         run(nothing, nothing, str(tmp_path), share=1.5)
+    with pytest.raises(ConfigError, match=r"workers=-1"):
+        run(nothing, nothing, str(tmp_path), workers=-1)

@@ -2,11 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from atelier.errors import DataError
+
+
+class _File(NamedTuple):
+    path: Path
+    parquet: Any
 
 
 class CaptionTable:
@@ -19,16 +24,16 @@ class CaptionTable:
         paths: the parquet files.
 
     Raises:
-        DataError: a file is no parquet or lacks a column.
+        DataError: a file is no parquet, is damaged, or has no column of text of that name.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._files = [_open(path) for path in paths]
-        self._groups: list[tuple[Any, int]] = []
+        self._files = [_File(path, _open(path)) for path in paths]
+        self._groups: list[tuple[_File, int]] = []
         ids, groups = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
         for file in self._files:
-            for group in range(file.num_row_groups):
-                keys = file.read_row_group(group, columns=["key"])["key"].to_pylist()
+            for group in range(file.parquet.num_row_groups):
+                (keys,) = _columns(file, group, "key")
                 ids.append(np.fromiter((image_id(key) for key in keys), np.int64, len(keys)))
                 groups.append(np.full(len(keys), len(self._groups), np.int32))
                 self._groups.append((file, group))
@@ -49,8 +54,7 @@ class CaptionTable:
         asked = set(wanted[known].tolist())
         for number in np.unique(self._group_of[places[known]]).tolist():
             file, group = self._groups[number]
-            table = file.read_row_group(group, columns=["key", "caption"])
-            for key, caption in zip(table["key"].to_pylist(), table["caption"].to_pylist(), strict=True):
+            for key, caption in zip(*_columns(file, group, "key", "caption"), strict=True):
                 number_of_key = image_id(key)
                 if number_of_key in asked and caption is not None:
                     found.setdefault(number_of_key, caption)
@@ -61,6 +65,25 @@ def image_id(key: str | None) -> int:
     """``"sa_223750"`` → 223750; -1 where the key has another form."""
     digits = (key or "").rpartition("_")[2]
     return int(digits) if digits.isdecimal() and len(digits) < 19 else -1
+
+
+def _columns(file: _File, group: int, *names: str) -> list[list[str | None]]:
+    """Columns of a row group.
+
+    Raises:
+        DataError: the row group is damaged.
+    """
+    import pyarrow
+
+    try:
+        table = file.parquet.read_row_group(group, columns=list(names))
+        return [table[name].to_pylist() for name in names]
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{file.path}: row group {group} is not readable ({why})",
+            "it is damaged; download it again",
+        ) from error
 
 
 def _open(path: Path) -> Any:
@@ -80,4 +103,8 @@ def _open(path: Path) -> Any:
             f"{path}: has no column {', '.join(sorted(missing))} (it has {', '.join(file.schema_arrow.names)})",
             "captions need the columns key and caption",
         )
+    for name in ("key", "caption"):
+        kind = file.schema_arrow.field(name).type
+        if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
+            raise DataError(f"{path}: column {name} holds {kind}, not text", "captions need two columns of text")
     return file

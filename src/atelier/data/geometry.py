@@ -7,7 +7,13 @@ one pixel off). Source: GLIGEN-XL's ``get_top_left_y1_x1``.
 import io
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""Formats that are opened; Pillow knows dozens, some of which start other programs."""
+
+MAX_PIXELS = 64_000_000
+"""Of an image as stored and as resized: 192 MB decoded. SA-1B's have 3 to 6 million."""
 
 
 def resized(original_size: tuple[int, int], res: int) -> tuple[int, int]:
@@ -32,13 +38,10 @@ def image_size(jpeg: bytes) -> tuple[int, int]:
     """(H, W) from an image's header, without decoding it.
 
     Raises:
-        ValueError: not an image.
+        ValueError: not an image of ``FORMATS``, or an image bomb.
     """
-    try:
-        with Image.open(io.BytesIO(jpeg)) as image:
-            return image.height, image.width
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"not a readable image: {_short(error)}") from error
+    with _opened(jpeg) as image:
+        return image.height, image.width
 
 
 def decode_image(jpeg: bytes, res: int) -> np.ndarray:
@@ -48,19 +51,38 @@ def decode_image(jpeg: bytes, res: int) -> np.ndarray:
         uint8 [res, res, 3], RGB.
 
     Raises:
-        ValueError: not an image, or a damaged one.
+        ValueError: not an image, a damaged one, or an image bomb.
     """
-    try:
-        with Image.open(io.BytesIO(jpeg)) as opened:
+    with _opened(jpeg) as opened:
+        size = (opened.height, opened.width)
+        height, width = resized(size, res)
+        if height * width > MAX_PIXELS:  # one pixel high, and as long as a JPEG may be
+            raise ValueError(f"image bomb: {size[0]}×{size[1]} pixels resized to {height}×{width}")
+        try:
             image = opened.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"not a readable image: {_short(error)}") from error
-    size = (image.height, image.width)
-    height, width = resized(size, res)
+        except MemoryError:
+            raise
+        except Exception as error:  # damaged bytes raise nearly anything
+            raise ValueError(f"not a readable image: {_short(error)}") from error
     if (height, width) != size:
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     top, left = top_left(size, res)
     return np.asarray(image.crop((left, top, left + res, top + res)))
+
+
+def _opened(data: bytes) -> Image.Image:
+    """An image whose header was read and found harmless."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except MemoryError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"image bomb: {_short(error)}") from error
+    except Exception as error:  # damaged bytes raise nearly anything
+        raise ValueError(f"not a readable image: {_short(error)}") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"image bomb: {image.height}×{image.width} pixels, at most {MAX_PIXELS:,}")
+    return image
 
 
 def cxcywh_to_xyxy(boxes: np.ndarray) -> np.ndarray:

@@ -2,11 +2,15 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from atelier.errors import DataError
 from atelier.storage.atomic import write_bytes
+
+MAX_TEXT = 500
+"""Characters of a key or reason that are kept."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,12 @@ class Quarantined:
 
     key: str
     reason: str
+
+    def __post_init__(self) -> None:
+        # Both may quote the data, which may hold anything; they are written down as UTF-8.
+        for name in ("key", "reason"):
+            text = getattr(self, name)[:MAX_TEXT].encode("utf-8", "backslashreplace").decode()
+            object.__setattr__(self, name, text)
 
 
 class Quarantine:
@@ -42,6 +52,10 @@ class Quarantine:
         """How many for each reason (its part before a colon), most frequent first."""
         return dict(Counter(entry.reason.split(":", 1)[0] for entry in self.entries).most_common())
 
+    def replace(self, entries: Iterable[Quarantined]) -> None:
+        """Takes these in the place of all noted so far: the same ones in their order, once that is known."""
+        self.entries = list(entries)
+
     def write(self) -> None:
         """Replaces the file with all entries."""
         lines = [json.dumps({"key": entry.key, "reason": entry.reason}, ensure_ascii=False) for entry in self.entries]
@@ -55,10 +69,25 @@ class Quarantine:
         """
         bad = len(self.entries)
         if bad and (bad > self.threshold * total or bad >= total):
-            first = "; ".join(f"{entry.key}: {entry.reason}" for entry in self.entries[:3])
-            reasons = ", ".join(f"{count} × {reason}" for reason, count in self.counts().items())
-            raise DataError(
-                f"{bad} of {total} samples are unusable ({bad / max(total, 1):.1%}, allowed {self.threshold:.1%}): "
-                f"{reasons}. First: {first}",
-                f"repair the source, or raise the allowed share; all of them are in {self.path}",
-            )
+            raise self._error(f"{bad} of {total} samples are unusable ({bad / max(total, 1):.1%}, ")
+
+    def check_ahead(self, images: int) -> None:
+        """Fails as soon as ``check`` is bound to fail in the end.
+
+        Args:
+            images: in the whole source; what else lies in its tars counts as bad, so it raises no hopes.
+
+        Raises:
+            DataError: as ``check``'s.
+        """
+        bad = len(self.entries)
+        if bad > self.threshold * (images + bad):
+            raise self._error(f"already {bad} of {images} samples are unusable (")
+
+    def _error(self, what: str) -> DataError:
+        first = "; ".join(f"{entry.key}: {entry.reason}" for entry in self.entries[:3])
+        reasons = ", ".join(f"{count} × {reason}" for reason, count in self.counts().items())
+        return DataError(
+            f"{what}allowed {self.threshold:.1%}): {reasons}. First: {first}",
+            f"repair the source, or raise the allowed share; all of them are in {self.path}",
+        )

@@ -4,6 +4,7 @@ numpy's own ``allow_pickle=True`` runs whatever the file says. Here only numpy's
 containers exist; any other name in the pickle is refused before it is called.
 """
 
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ def load_object_array(path: Path) -> np.ndarray:
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = header(file)
             if not dtype.hasobject:
+                stated = math.prod(shape) * dtype.itemsize
+                if stated != path.stat().st_size - file.tell():
+                    raise ValueError(f"its header states {stated:,} bytes of data, it has another number")
                 file.seek(0)
                 return np.load(file, allow_pickle=False)
             array = _Unpickler(file).load()

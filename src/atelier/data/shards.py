@@ -7,6 +7,7 @@ and every member's place, so that one read fetches one sample and nothing is ext
 
 import io
 import json
+import os
 import zlib
 from typing import Any
 
@@ -31,8 +32,11 @@ class ShardWriter:
 
     def __init__(self, out: OutputFolder, name: str) -> None:
         self._out, self._name = out, name
-        self._temporary = out.path / f".partial-{name}"
+        # With the process's number: a killed run's worker may still be ending while the next run begins.
+        self._temporary = out.path / f".partial-{os.getpid()}-{name}"
         with os_errors(self._temporary):
+            for left in out.path.glob(f".partial-*-{name}"):
+                left.unlink(missing_ok=True)
             self._file = self._temporary.open("w+b")
         self._tar = open_for_writing(self._file)
         self._samples: list[list[Any]] = []
@@ -48,13 +52,15 @@ class ShardWriter:
             record: JSON values; stored as ``<key>.json``.
 
         Raises:
-            DataError: a bad key, a field of another dtype than before, or the same key twice.
+            DataError: a bad key, the same key twice, or what ``problem`` names.
         """
         if "." in key or "/" in key or not key or key in self._keys:
             raise DataError(
                 f"{self._name}: sample key {key!r} is empty, twice there, or holds a dot or slash",
                 "keys must be unique file names without dots",
             )
+        if problem := self.problem(arrays):
+            raise DataError(f"{self._name}: sample {key}: {problem}", "this is an error of whatever made the arrays")
         self._keys.add(key)
         members = {name + ".npy": self._npy(name, array) for name, array in sorted(arrays.items())}
         members["json"] = canonical_json(record)
@@ -67,13 +73,25 @@ class ShardWriter:
         spans = {name: [offset - begin, size] for name, (offset, size) in places.items()}
         self._samples.append([key, begin, self._tar.offset - begin, crc, spans])
 
+    def problem(self, arrays: dict[str, np.ndarray]) -> str:
+        """Why a sample cannot be written, or "": its fields, their dtypes and shapes are those of the shard's first
+        sample (the leading dimension alone may vary, e.g. the number of phrases), and every number is finite."""
+        if self.fields and arrays.keys() != self.fields.keys():
+            return f"wrong fields: {', '.join(sorted(arrays))}, not {', '.join(sorted(self.fields))}"
+        for name, array in sorted(arrays.items()):
+            if array.dtype.hasobject:
+                return f"wrong dtype: {name} holds Python objects"
+            dtype, shape = self.fields.get(name, (array.dtype.str, list(array.shape)))
+            if array.dtype.str != dtype:
+                return f"wrong dtype: {name} is {array.dtype.str}, not {dtype}"
+            if array.ndim != len(shape) or list(array.shape[1:]) != shape[1:]:
+                return f"wrong shape: {name} is {list(array.shape)}, not {shape}"
+            if array.dtype.kind in "fc" and not np.isfinite(array).all():
+                return f"non-finite {name}"
+        return ""
+
     def _npy(self, name: str, array: np.ndarray) -> bytes:
-        if array.dtype.hasobject:
-            raise DataError(f"{self._name}: field {name} holds Python objects", "give it a number type")
-        described = [array.dtype.str, list(array.shape)]
-        known = self.fields.setdefault(name, described)
-        if known[0] != described[0] or len(known[1]) != array.ndim:
-            raise DataError(f"{self._name}: field {name} is {described}, was {known}", "a field has one type and rank")
+        known = self.fields.setdefault(name, [array.dtype.str, list(array.shape)])
         # A dimension that varies is noted as null.
         known[1] = [a if a == b else None for a, b in zip(known[1], array.shape, strict=True)]
         buffer = io.BytesIO()

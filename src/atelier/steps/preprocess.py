@@ -1,13 +1,15 @@
 """Preprocess: raw tars to WebDataset shards of latents, embeddings and boxes, by the recipe's encoder."""
 
-from collections.abc import Iterator
-from pathlib import PurePosixPath
-from typing import Any
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from atelier.errors import ConfigError, DataError
+from atelier.errors import ConfigError
 from atelier.steps.runtime import StepContext, run_step
-from atelier.storage.folder import InputFolder
 from atelier.storage.manifest import Manifest
+
+if TYPE_CHECKING:
+    from atelier.data.encoder import Encoder
 
 VERSION = 1
 
@@ -22,6 +24,7 @@ def run(
     batch_size: int,
     max_quarantined: float,
     artifacts: str,
+    workers: int = 0,
 ) -> Manifest:
     """A manifest of kind ``shards``, see ``atelier.data.preprocess`` for its files and metadata.
 
@@ -29,9 +32,10 @@ def run(
         raw: kind ``sa1b-raw``.
         base: the frozen base (VAE and text encoders).
         samples_per_shard, batch_size, max_quarantined: 0 takes the recipe's own.
+        workers: processes that encode; 0 is one for each GPU. No part of the cache key: it changes no byte.
 
     Raises:
-        ConfigError: a parameter out of range. DataError: a damaged tar, or too many unusable samples.
+        ConfigError: a parameter out of range. DataError: too many unusable samples. AtelierError: a worker died.
     """
     from atelier.recipes import registry
 
@@ -46,31 +50,36 @@ def run(
         "min_confidence": chosen.config.min_confidence,
         "max_boxes": chosen.config.max_boxes,
     }
-    if params["samples_per_shard"] < 1 or params["batch_size"] < 1 or not 0 <= params["max_quarantined"] < 1:
+    counts = (params["samples_per_shard"], params["batch_size"], workers + 1)
+    if min(counts) < 1 or not 0 <= params["max_quarantined"] < 1:
         raise ConfigError(
-            f"samples_per_shard={samples_per_shard}, batch_size={batch_size}, max_quarantined={max_quarantined}",
+            f"samples_per_shard={samples_per_shard}, batch_size={batch_size}, max_quarantined={max_quarantined}, "
+            f"workers={workers}",
             "counts must be 1 or more (0: the recipe's own), the share at least 0 and below 1",
         )
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
-        from atelier.data.captions import CaptionTable
-        from atelier.data.preprocess import preprocess
+        from atelier.data.preprocess import EncoderSpec, RawSource, Settings, preprocess
         from atelier.data.quarantine import Quarantine
 
-        folder = ctx.inputs["raw"]
+        base_folder = str(ctx.inputs["base"].fetch_all())
+        began = time.monotonic()
         metadata = preprocess(
-            _tars(folder),
-            CaptionTable([folder.fetch(name) for name in folder.names("captions/*.parquet")]),
-            chosen.encoder(ctx.inputs["base"].fetch_all()),
+            RawSource(raw),
+            EncoderSpec(f"{__name__}:make_encoder", {"recipe": recipe, "profile": profile, "base": base_folder}),
             ctx.out,
-            res=params["resolution"],
-            samples_per_shard=params["samples_per_shard"],
-            batch=params["batch_size"],
-            quarantine=Quarantine(params["max_quarantined"], ctx.out.path / "quarantine.jsonl"),
+            Settings(
+                res=params["resolution"],
+                samples_per_shard=params["samples_per_shard"],
+                batch=params["batch_size"],
+                min_confidence=params["min_confidence"],
+                max_boxes=params["max_boxes"],
+            ),
+            Quarantine(params["max_quarantined"], ctx.out.path / "quarantine.jsonl"),
             total=raw.metadata.get("images"),
-            min_confidence=params["min_confidence"],
-            max_boxes=params["max_boxes"],
+            workers=workers,
         )
+        ctx.note(images_per_s=round(metadata["samples"] / max(time.monotonic() - began, 1e-3), 1))
         return "shards", metadata
 
     return run_step(
@@ -81,19 +90,14 @@ def run(
         inputs={"raw": raw, "base": base},
         params=params,
         artifacts=artifacts,
-        extra_modules=(type(chosen).__module__,),
+        # Both are reached by name: the recipe through the registry, the worker as a process.
+        extra_modules=(type(chosen).__module__, "atelier.data.preprocess_worker"),
     )
 
 
-def _tars(folder: InputFolder) -> Iterator[Any]:
-    """Each tar with its boxes, fetched when its turn comes and let go of after it (they are read only once)."""
-    from atelier.data.preprocess import RawTar
+def make_encoder(recipe: str, profile: str, base: str) -> "Encoder":
+    """The recipe's encoder over the frozen base in a folder; called in each worker process."""
+    from atelier.recipes import registry
 
-    names = folder.names("tars/*")
-    if not names:
-        raise DataError(f"{folder.manifest.uri}: no tars", "give the output of download")
-    boxes = {PurePosixPath(name).stem: name for name in folder.names("boxes/*.npy")}
-    for name in names:
-        of_tar = boxes.get(PurePosixPath(name).name.split(".", 1)[0])
-        yield RawTar(folder.fetch(name), folder.fetch(of_tar) if of_tar else None)
-        folder.forget(name)
+    encoder: Encoder = registry.get(recipe, profile).encoder(Path(base))
+    return encoder

@@ -77,6 +77,10 @@ class OutputFolder:
         """Files finished so far, by this process or one before it; entries that are no longer true are left out."""
         return dict(self._committed)
 
+    def refresh(self) -> None:
+        """Takes note of what other processes, writing into the same work folder, have committed."""
+        self._committed = self._read_journal()
+
     def _read_journal(self) -> dict[str, FileEntry]:
         if not self._journal.exists():
             return {}

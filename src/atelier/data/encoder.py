@@ -1,0 +1,51 @@
+"""What a recipe supplies to preprocessing, and how a worker process makes its own copy of it."""
+
+import importlib
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from atelier.data.sa1b import RawExample
+
+
+class Encoder(Protocol):
+    """Images and texts to the arrays that a recipe's training needs.
+
+    ``encode`` is called from one thread. It uses the accelerator that it sees: of several, each worker process is
+    shown one (``CUDA_VISIBLE_DEVICES``).
+    """
+
+    digest: str
+
+    def encode(self, images: np.ndarray, examples: list[RawExample]) -> list[dict[str, np.ndarray]]:
+        """Encodes a batch.
+
+        Args:
+            images: uint8 [B, res, res, 3].
+            examples: their captions, phrases and boxes (already selected).
+
+        Returns:
+            B dicts of arrays by field name, dtypes fixed; e.g. latent, text states, phrase embeddings. A sample with
+            NaN or infinity, or of another dtype or shape than the shard's first, is quarantined.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """How to make an encoder, in words that another process understands.
+
+    Attributes:
+        entry: ``"package.module:function"`` of our own code.
+        arguments: the function's keyword arguments; JSON values.
+    """
+
+    entry: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def make(self) -> Encoder:
+        """Calls the function."""
+        module, _, name = self.entry.partition(":")
+        encoder: Encoder = getattr(importlib.import_module(module), name)(**self.arguments)
+        return encoder
