@@ -58,9 +58,13 @@ class Encoder:
     sample would freeze one draw for the whole training.
     """
 
+    PIXELS_PER_PASS = 2**17
+    """On a CPU the autoencoder is fastest on as many pixels as its activations fit the caches with."""
+
     def __init__(self, base: Path) -> None:
-        self.vae = AutoencoderKL.from_pretrained(base / "vae").eval().requires_grad_(False)
-        self.text = SDXLText.load(base)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.vae = AutoencoderKL.from_pretrained(base / "vae").eval().requires_grad_(False).to(self.device)
+        self.text = SDXLText.load(base, device=str(self.device))
         files = sorted(
             p
             for part in ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
@@ -73,8 +77,7 @@ class Encoder:
     def encode(self, images: np.ndarray, examples: list[RawExample]) -> list[dict[str, np.ndarray]]:
         """images uint8 [B, res, res, 3] → B samples of ``latent`` [4, h, w], ``prompt`` [T, D], ``pooled`` [P] and
         ``phrases`` [n, D], float16."""
-        x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-        latents = self.vae.encode(x).latent_dist.mean * self.vae.config["scaling_factor"]
+        latents = torch.cat([self._latents(part) for part in torch.from_numpy(images).split(self._images(images))])
         prompt, pooled = self.text.prompts([example.caption for example in examples])
         names = [name for example in examples for name in example.phrases]
         unique = list(dict.fromkeys(names))
@@ -93,6 +96,17 @@ class Encoder:
                 _half(latents), _half(prompt), _half(pooled), examples, strict=True
             )
         ]
+
+    def _images(self, images: np.ndarray) -> int:
+        """Images in one pass of the autoencoder."""
+        if self.device.type != "cpu":
+            return len(images)
+        return max(1, self.PIXELS_PER_PASS // (images.shape[1] * images.shape[2]))
+
+    def _latents(self, images: Tensor) -> Tensor:
+        x = images.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        latents: Tensor = self.vae.encode(x).latent_dist.mean * self.vae.config["scaling_factor"]
+        return latents
 
 
 def _half(x: Tensor) -> np.ndarray:
