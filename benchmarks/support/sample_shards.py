@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from atelier.data.buffers import stack
 from atelier.data.shards import ShardWriter
 from atelier.storage.folder import OutputFolder
 from atelier.storage.manifest import Manifest
@@ -77,5 +78,5 @@ def read_pickled(paths: list[Path], batch_size: int) -> Iterator[dict[str, Any]]
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Arrays stacked, records in a list."""
-    batch: dict[str, Any] = {name: np.stack([sample[name] for sample in samples]) for name in FIELDS}
+    batch: dict[str, Any] = {name: stack([sample[name] for sample in samples]) for name in FIELDS}
     return batch | {"json": [sample["json"] for sample in samples]}

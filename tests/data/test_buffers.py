@@ -1,6 +1,6 @@
 import numpy as np
 
-from atelier.data.buffers import Buffers
+from atelier.data.buffers import Buffers, stack
 
 
 def test_a_buffer_is_used_again_only_when_nothing_refers_to_it() -> None:
@@ -32,3 +32,15 @@ def test_small_needs_do_not_hold_large_buffers() -> None:
     place = large.ctypes.data
     del large
     assert buffers.take(1000).ctypes.data != place
+
+
+def test_stacked_batches_that_are_kept_keep_their_content() -> None:
+    kept = [stack([np.full((3, 5), number, np.float16), np.full((3, 5), -number, np.float16)]) for number in range(9)]
+    for number, batch in enumerate(kept):
+        assert batch.shape == (2, 3, 5)
+        assert (batch[0] == number).all()
+        assert (batch[1] == -number).all()
+    place = kept[4].ctypes.data
+    del kept, batch
+    again = [stack([np.zeros((3, 5), np.float16)] * 2) for _ in range(9)]
+    assert place in {each.ctypes.data for each in again}

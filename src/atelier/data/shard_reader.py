@@ -172,7 +172,7 @@ class ShardDataset:
             raise Flaw("index does not fit its shard", f"bytes {begin:,} to {begin + length:,} or members in them")
         span = self._buffers.take(length)[:length]
         try:
-            found = os.preadv(shard.descriptor, [span], begin)
+            found = os.preadv(shard.descriptor, [span.data], begin)
         except OSError as error:
             if error.errno != errno.EIO:
                 with os_errors(shard.path):
@@ -180,7 +180,7 @@ class ShardDataset:
             raise Flaw("read error", str(error)) from error
         if found != length:
             raise Flaw("truncated shard", f"{shard.size:,} bytes, the sample ends at {begin + length:,}")
-        if not shard.verified[own] and zlib.crc32(span) != index.crcs[own]:
+        if not shard.verified[own] and zlib.crc32(span.data) != index.crcs[own]:
             raise Flaw("checksum", f"of bytes {begin:,} to {begin + length:,}")
         span.flags.writeable = False
         return span
