@@ -1,55 +1,92 @@
 """Random access to the samples of a shard folder, without extracting anything."""
 
-import ast
-import json
+import errno
 import os
 import threading
 import zlib
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from atelier.data.bad_samples import BadSample
+from atelier.data.buffers import Buffers
+from atelier.data.sample_decoder import Flaw, Sample, SampleDecoder
+from atelier.data.shard_index import ShardIndex
 from atelier.data.shards import INDEX
 from atelier.errors import DataError
-from atelier.storage.atomic import os_errors
-from atelier.storage.folder import InputFolder
-from atelier.storage.manifest import Manifest
+from atelier.storage import uri as uris
+from atelier.storage.atomic import NotFound, os_errors
+from atelier.storage.cache import cached_path, default_cache
+from atelier.storage.digest import sha256_file
+from atelier.storage.manifest import FileEntry, Manifest
+from atelier.storage.shard_cache import ShardCache
 
-Sample = dict[str, Any]
+__all__ = ["OPEN_SHARDS", "Sample", "ShardDataset"]
+
 OPEN_SHARDS = 128
 
 
-class _Shard:
-    """An open shard: its file descriptor and index."""
+class _OpenShard:
+    """An open shard: its file descriptor, size and index; ``verified`` says which samples were found good before."""
 
-    def __init__(self, path: Path, index: dict[str, Any]) -> None:
-        self.path = path
-        self.samples: list[list[Any]] = index["samples"]
-        with os_errors(path):
-            self.descriptor = os.open(path, os.O_RDONLY)
+    def __init__(self, path: Path, descriptor: int, index: ShardIndex) -> None:
+        self.path, self.descriptor, self.index = path, descriptor, index
+        stat = os.fstat(descriptor)
+        self.size = stat.st_size
+        self.identity = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        self.verified = np.zeros(len(index), bool)
 
     def __del__(self) -> None:
         # Closed when the last reader lets go: another thread may still read a shard that left the cache.
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+        os.close(self.descriptor)
+
+
+@dataclass(frozen=True)
+class _BrokenShard:
+    """A shard that cannot be opened: why, and its index where that could be read (it knows the keys)."""
+
+    reason: str
+    detail: str
+    index: ShardIndex | None = None
+
+
+class _Slot:
+    """A place for a shard; its lock lets one thread open it while others open other shards."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.shard: _OpenShard | _BrokenShard | None = None
 
 
 class ShardDataset:
     """The samples of a manifest made by ``preprocess``, by number.
 
-    Safe for several threads. Arrays are read-only views of what was read.
+    Nothing but the manifest is read before the first sample; a shard and its index are opened (and fetched, where
+    the manifest is remote) when one of its samples is wanted. Safe for several threads. Arrays are read-only views
+    of what was read.
+
+    Checksum and values are looked at when a sample is read for the first time from a file; a file that is fetched
+    again, or was changed since, is looked at again.
 
     Args:
-        manifest: its metadata lists ``shards`` with their ``samples``.
-        cache: where shards of a remote manifest are kept, see ``InputFolder``.
+        manifest: its metadata lists ``shards`` with their ``samples``, and ``fields`` (name → [dtype, shape]).
+        cache: where shards of a remote manifest are kept, in its folder ``shards``; default as ``InputFolder``.
+        cache_bytes: the most that fetched shards may take there, see ``ShardCache``.
+        check_finite: refuse NaN and infinity.
 
     Raises:
         DataError: the manifest is of another kind or holds no samples.
     """
 
-    def __init__(self, manifest: Manifest, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        cache: Path | None = None,
+        cache_bytes: int | None = None,
+        check_finite: bool = True,
+    ) -> None:
         shards = manifest.metadata.get("shards")
         if not isinstance(shards, list) or not sum(shard["samples"] for shard in shards):
             raise DataError(
@@ -58,75 +95,189 @@ class ShardDataset:
         self.manifest = manifest
         self.shard_sizes = np.array([shard["samples"] for shard in shards], np.int64)
         self.shard_starts = np.concatenate([[0], np.cumsum(self.shard_sizes)])
+        self.max_open = OPEN_SHARDS
         self._names = [str(shard["name"]) for shard in shards]
-        self._folder = InputFolder(manifest, cache)
-        self._open: OrderedDict[int, _Shard] = OrderedDict()
+        self._entries = {entry.path: entry for entry in manifest.files}
+        self._local = uris.local_path(manifest.uri) if uris.is_local(manifest.uri) else None
+        self._published = cache or default_cache()
+        self._cache = ShardCache(self._published / "shards", cache_bytes) if self._local is None else None
+        self._open: OrderedDict[int, _Slot] = OrderedDict()
         self._lock = threading.Lock()
-        self._headers: dict[bytes, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        self._fetched_again: set[int] = set()
+        self._verified: dict[int, tuple[tuple[int, int, int], np.ndarray]] = {}
+        self._buffers = Buffers()
+        self._decoder = SampleDecoder(manifest.metadata.get("fields"), check_finite)
 
     def __len__(self) -> int:
         return int(self.shard_starts[-1])
+
+    @property
+    def remote(self) -> bool:
+        """Whether shards have to be fetched."""
+        return self._cache is not None
+
+    @property
+    def cache_bytes(self) -> int:
+        """The most that fetched shards may take on this disk; 0 for a local manifest."""
+        return self._cache.limit if self._cache is not None else 0
+
+    def shard_bytes(self, number: int) -> int:
+        """Size of a shard that has to be fetched; 0 for a local one."""
+        entry = self._entries.get(self._names[number])
+        return entry.bytes if entry is not None and self.remote else 0
+
+    def prepare(self, number: int) -> None:
+        """Opens a shard, fetching it where it is remote, so that its samples can be read at once."""
+        self._shard(number)
+
+    def release(self, number: int) -> None:
+        """Lets go of a shard that is not needed for now; reading it again opens it again."""
+        with self._lock:
+            self._open.pop(number, None)
 
     def sample(self, index: int) -> Sample:
         """Sample ``index``: ``{"key": text, "json": dict, <field>: array, …}``.
 
         Raises:
-            IndexError: out of range. DataError: the shard is damaged there (checksum) or missing.
+            IndexError: out of range.
+            BadSample: it, or its shard, is damaged or missing; names shard, key and reason.
+            ServiceError, StorageError: the place cannot be read at all (no answer, no permission, full disk).
         """
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         number = int(np.searchsorted(self.shard_starts, index, side="right")) - 1
+        own = index - int(self.shard_starts[number])
         shard = self._shard(number)
-        key, begin, length, crc, members = shard.samples[index - int(self.shard_starts[number])]
-        with os_errors(shard.path):
-            span = os.pread(shard.descriptor, length, begin)
-        if zlib.crc32(span) != crc:
-            raise DataError(
-                f"{shard.path}: sample {key} is damaged (checksum of bytes {begin:,} to {begin + length:,})",
-                "delete the folder of this shard; the next run makes it again",
-            )
-        sample: Sample = {"key": key}
-        for name, (offset, size) in members.items():
-            if name == "json":
-                sample["json"] = json.loads(span[offset : offset + size])
-            else:
-                sample[name.removesuffix(".npy")] = self._array(span, offset)
-        return sample
+        if isinstance(shard, _BrokenShard):
+            key = shard.index.key(own) if shard.index is not None else f"number {own}"
+            raise BadSample(self._place(number), key, shard.reason, shard.detail)
+        try:
+            try:
+                span = self._span(shard, own)
+            except Flaw:
+                if not self._fetch_again(number, shard):
+                    raise
+                return self.sample(index)
+            known = bool(shard.verified[own])
+            sample = self._decoder.decode(span, self._members(shard.index, own), check=not known)
+            shard.verified[own] = True
+        except Flaw as flaw:
+            raise BadSample(str(shard.path), shard.index.key(own), flaw.reason, flaw.detail) from flaw
+        return {"key": shard.index.key(own)} | sample
 
-    def _array(self, span: bytes, offset: int) -> np.ndarray:
-        """The array of an ``.npy`` (version 1.0) that begins at ``offset``; headers are parsed once each."""
-        begin = offset + 10 + int.from_bytes(span[offset + 8 : offset + 10], "little")
-        header = span[offset + 10 : begin]
-        known = self._headers.get(header)
-        if known is None:
-            fields = ast.literal_eval(header.decode("latin-1"))
-            known = self._headers[header] = (np.dtype(fields["descr"]), tuple(fields["shape"]))
-        dtype, shape = known
-        return np.frombuffer(span, dtype, count=int(np.prod(shape)), offset=begin).reshape(shape)
+    def _span(self, shard: _OpenShard, own: int) -> np.ndarray:
+        index = shard.index
+        begin, length = int(index.begins[own]), int(index.lengths[own])
+        if index.unfit[own]:
+            raise Flaw("index does not fit its shard", f"bytes {begin:,} to {begin + length:,} or members in them")
+        span = self._buffers.take(length)[:length]
+        try:
+            found = os.preadv(shard.descriptor, [span.data], begin)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                with os_errors(shard.path):
+                    raise
+            raise Flaw("read error", str(error)) from error
+        if found != length:
+            raise Flaw("truncated shard", f"{shard.size:,} bytes, the sample ends at {begin + length:,}")
+        if not shard.verified[own] and zlib.crc32(span.data) != index.crcs[own]:
+            raise Flaw("checksum", f"of bytes {begin:,} to {begin + length:,}")
+        span.flags.writeable = False
+        return span
 
-    def _shard(self, number: int) -> _Shard:
+    def _members(self, index: ShardIndex, own: int) -> list[tuple[str, tuple[int, int]]]:
+        places = index.places[own].tolist()
+        members = list(zip(index.members, places, strict=True))
+        if index.missing is not None:
+            missing = index.missing[own]
+            members = [member for member, gone in zip(members, missing, strict=True) if not gone]
+        self._decoder.check_members([name for name, _ in members])
+        return members
+
+    def _fetch_again(self, number: int, shard: _OpenShard) -> bool:
+        """Whether a flaw came from a damaged cached copy, which is then dropped; looked at once a shard."""
+        if self._cache is None:
+            return False
         with self._lock:
-            shard = self._open.get(number)
-            if shard is None:
-                name = self._names[number]
-                index = self._folder.fetch(name + INDEX)
-                shard = _Shard(self._folder.fetch(name), _read_index(index))
-                self._open[number] = shard
-                if len(self._open) > OPEN_SHARDS:
+            if number in self._fetched_again:
+                return False
+            self._fetched_again.add(number)
+        entry = self._entries[self._names[number]]
+        if shard.path.exists() and sha256_file(shard.path) == entry.sha256:
+            return False
+        with os_errors(shard.path):
+            shard.path.unlink(missing_ok=True)
+        self.release(number)
+        return True
+
+    def _place(self, number: int) -> str:
+        return uris.join(self.manifest.uri, self._names[number])
+
+    def _shard(self, number: int) -> _OpenShard | _BrokenShard:
+        with self._lock:
+            slot = self._open.get(number)
+            if slot is None:
+                slot = self._open[number] = _Slot()
+                if len(self._open) > self.max_open:
                     self._open.popitem(last=False)
             else:
                 self._open.move_to_end(number)
-            return shard
+        with slot.lock:
+            if slot.shard is None:
+                slot.shard = self._open_shard(number)
+            return slot.shard
 
+    def _open_shard(self, number: int) -> _OpenShard | _BrokenShard:
+        name = self._names[number]
+        entry, index_entry = self._entries.get(name), self._entries.get(name + INDEX)
+        if entry is None or index_entry is None:
+            return _BrokenShard("missing shard", "its manifest does not list the shard or its index")
+        try:
+            data = self._read_index(index_entry)
+        except (NotFound, DataError) as error:
+            return _BrokenShard("missing index" if isinstance(error, NotFound) else "damaged index", error.what)
+        try:
+            index = ShardIndex(data, int(self.shard_sizes[number]), entry.bytes)
+        except ValueError as error:
+            return _BrokenShard("damaged index", str(error))
+        try:
+            path, descriptor = self._open_file(entry)
+        except (NotFound, DataError) as error:
+            return _BrokenShard("missing shard" if isinstance(error, NotFound) else "damaged shard", error.what, index)
+        shard = _OpenShard(path, descriptor, index)
+        with self._lock:
+            identity, verified = self._verified.setdefault(number, (shard.identity, shard.verified))
+            if identity == shard.identity:
+                shard.verified = verified
+            else:
+                self._verified[number] = (shard.identity, shard.verified)
+        return shard
 
-def _read_index(path: Path) -> dict[str, Any]:
-    try:
-        with os_errors(path):
-            index = json.loads(path.read_bytes())
-        if not isinstance(index["samples"], list):
-            raise TypeError("samples is no list")
-        return dict(index)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: not a shard index ({error})", "delete the folder of this shard; the next run makes it again"
-        ) from error
+    def _read_index(self, entry: FileEntry) -> bytes:
+        path, descriptor = self._open_file(entry, hashed=True)
+        with os_errors(path), open(descriptor, "rb") as file:  # noqa: PTH123  a descriptor, not a path
+            return file.read()
+
+    def _open_file(self, entry: FileEntry, hashed: bool = False) -> tuple[Path, int]:
+        for attempt in range(3):
+            path = self._path(entry, hashed)
+            try:
+                return path, os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                # Another process may have made room in the cache just now.
+                if self._cache is None or attempt == 2:
+                    with os_errors(path):
+                        raise
+            except OSError:
+                with os_errors(path):
+                    raise
+        raise AssertionError("unreachable")
+
+    def _path(self, entry: FileEntry, hashed: bool) -> Path:
+        if self._cache is None:
+            assert self._local is not None
+            return self._local / entry.path
+        published = cached_path(self._published, entry)  # what was made on this machine is still in the cache
+        if published.is_file() and published.stat().st_size == entry.bytes:
+            return published
+        return self._cache.fetch(uris.join(self.manifest.uri, entry.path), entry, hashed)

@@ -1,0 +1,77 @@
+"""A shard's index in memory: some 60 bytes a sample, where the parsed JSON takes a kilobyte."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+
+class ShardIndex:
+    """Where each sample of a shard lies.
+
+    Attributes:
+        members: names of the members that samples have, e.g. ``("json", "latent.npy")``.
+        begins, lengths: int64 [n], each sample's span in the tar, in bytes.
+        crcs: uint32 [n], CRC-32 of the span.
+        places: uint32 [n, members, 2], (offset in the span, size) of each member.
+        missing: bool [n, members], or None where every sample has every member.
+        unfit: bool [n], spans or members that cannot be: negative, past the shard's or the span's end.
+
+    Args:
+        data: the index file's JSON.
+        samples: how many the manifest says there are.
+        shard_bytes: size of the shard by its manifest.
+
+    Raises:
+        ValueError: it is no index, or has another number of samples; the text says what is wrong.
+    """
+
+    __slots__ = ("_key_ends", "_keys", "begins", "crcs", "lengths", "members", "missing", "places", "unfit")
+
+    def __init__(self, data: bytes, samples: int, shard_bytes: int) -> None:
+        try:
+            rows = json.loads(data)["samples"]
+            if not isinstance(rows, list) or len(rows) != samples:
+                raise ValueError(f"{len(rows)} samples, the manifest says {samples}")
+            keys, begins, lengths, crcs, members = zip(*rows, strict=True)
+            encoded = [key.encode() for key in keys]
+            self.begins = np.array(begins, np.int64)
+            self.lengths = np.array(lengths, np.int64)
+            wide_crcs = np.array(crcs, np.int64)
+            places, self.missing = self._places(members)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        self._keys = b"".join(encoded)
+        self._key_ends = np.cumsum([len(key) for key in encoded], dtype=np.int64).astype(np.uint32)
+        bad = (self.begins < 0) | (self.lengths <= 0) | (self.begins > shard_bytes - self.lengths)
+        ends = places[..., 0] + places[..., 1]
+        bad |= ((places < 0).any(axis=2) | (ends > self.lengths[:, None])).any(axis=1)
+        bad |= (wide_crcs < 0) | (wide_crcs >= 2**32) | (self.lengths >= 2**32)
+        self.unfit = bad
+        # What does not fit in 32 bits is marked unfit and never read.
+        self.crcs = wide_crcs.astype(np.uint32)
+        self.places = places.astype(np.uint32)
+
+    def _places(self, members: tuple[dict[str, Any], ...]) -> tuple[np.ndarray, np.ndarray | None]:
+        self.members: tuple[str, ...] = tuple(members[0])
+        if all(tuple(each) == self.members for each in members):
+            flat = [number for each in members for place in each.values() for number in place]
+            return np.array(flat, np.int64).reshape(len(members), len(self.members), 2), None
+        self.members = tuple(sorted({name for each in members for name in each}))
+        rows = [[each.get(name, (0, 0)) for name in self.members] for each in members]
+        places = np.array(rows, np.int64).reshape(len(members), len(self.members), 2)
+        return places, np.array([[name not in each for name in self.members] for each in members])
+
+    def __len__(self) -> int:
+        return len(self.begins)
+
+    def key(self, number: int) -> str:
+        """The key of the shard's sample ``number``."""
+        begin = int(self._key_ends[number - 1]) if number else 0
+        return self._keys[begin : int(self._key_ends[number])].decode()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its arrays."""
+        arrays = (self.begins, self.lengths, self.crcs, self.places, self.unfit, self._key_ends)
+        return sum(array.nbytes for array in arrays) + len(self._keys)

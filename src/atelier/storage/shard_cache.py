@@ -1,0 +1,127 @@
+"""A read cache of remote files with a limit: what was not used for longest goes first. Safe for several processes."""
+
+import fcntl
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from atelier.errors import ConfigError
+from atelier.storage.atomic import os_errors
+from atelier.storage.cache import cached_path
+from atelier.storage.manifest import FileEntry
+from atelier.storage.transfer import download, download_sized
+
+LIMIT_VARIABLE = "ATELIER_SHARD_CACHE_GB"
+DEFAULT_LIMIT = 100 * 10**9
+_ABANDONED_S = 3600.0
+
+
+class ShardCache:
+    """Keeps fetched files in one folder, up to a number of bytes.
+
+    A file that another process still has open can be deleted safely: its reader keeps the content. While files are
+    being fetched the limit may be exceeded by what the other processes fetch at that moment.
+
+    Args:
+        folder: for this cache alone.
+        limit: bytes; None: ``$ATELIER_SHARD_CACHE_GB``, else 100 GB, but no more than half of what the disk has left.
+
+    Raises:
+        ConfigError: the variable is not a positive number.
+    """
+
+    def __init__(self, folder: Path, limit: int | None = None) -> None:
+        self.folder = folder
+        with os_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.limit = _default_limit(folder) if limit is None else limit
+        self._fetching: dict[Path, int] = {}
+        self._lock = threading.Lock()
+
+    def fetch(self, uri: str, entry: FileEntry, hashed: bool = True) -> Path:
+        """A local copy of ``uri``; transfers are retried with growing pauses, see ``transfer.download``.
+
+        Args:
+            hashed: verify the sha256; without it only the size, for content that carries its own checksums.
+
+        Raises:
+            DataError: its size or sha256 is not the manifest's. NotFound: it is gone. ServiceError: no answer.
+        """
+        path = cached_path(self.folder, entry)
+        if self._touch(path, entry.bytes):
+            return path
+        with self._lock:
+            self._fetching[path] = entry.bytes
+            incoming = sum(self._fetching.values())
+        try:
+            self._evict(self.limit - incoming)
+            if hashed:
+                return download(uri, path, entry.sha256, progress=False)
+            return download_sized(uri, path, entry.bytes)
+        finally:
+            with self._lock:
+                del self._fetching[path]
+
+    def drop(self, entry: FileEntry) -> None:
+        """Deletes the copy of a file, if there is one."""
+        path = cached_path(self.folder, entry)
+        with os_errors(path):
+            path.unlink(missing_ok=True)
+
+    def _touch(self, path: Path, size: int) -> bool:
+        try:
+            if path.stat().st_size != size:
+                return False
+            os.utime(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _evict(self, allowed: int) -> None:
+        """Deletes the files used longest ago until ``allowed`` bytes are left; one process at a time."""
+        with self._turn():
+            found = sorted(self._files())
+            used = sum(size for _, size, _ in found)
+            for _, size, path in found:
+                if used <= allowed:
+                    break
+                with suppress(FileNotFoundError), os_errors(path):
+                    path.unlink()
+                used -= size
+
+    def _files(self) -> Iterator[tuple[float, int, Path]]:
+        """(last use, bytes, path) of what may be deleted: whole files, and parts whose fetching nobody goes on with."""
+        now = time.time()
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                path = Path(folder, name)
+                if name.startswith(".") or name.endswith(".version"):
+                    continue
+                with suppress(FileNotFoundError):
+                    stat = path.stat()
+                    if not name.endswith(".part") or now - stat.st_mtime > _ABANDONED_S:
+                        yield stat.st_mtime, stat.st_size, path
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        path = self.folder / ".evict.lock"
+        with os_errors(path), path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _default_limit(folder: Path) -> int:
+    named = os.environ.get(LIMIT_VARIABLE)
+    if named:
+        try:
+            gigabytes = float(named)
+        except ValueError:
+            gigabytes = 0.0
+        if not 0 < gigabytes < float("inf"):
+            raise ConfigError(f"{LIMIT_VARIABLE}={named!r} is not a positive number", "give gigabytes, e.g. 200")
+        return int(gigabytes * 10**9)
+    return min(DEFAULT_LIMIT, shutil.disk_usage(folder).free // 2)
