@@ -17,11 +17,12 @@ export ATELIER_RUN := $(value RUN)
 export ATELIER_STEP := $(value STEP)
 export ATELIER_PORT := $(value PORT)
 export ATELIER_BENCH := $(value BENCH)
+export ATELIER_KILLS := $(value KILLS)
 export ATELIER_TORCH_INDEX := $(value TORCH_INDEX)
 export ATELIER_WHEELS := $(value WHEELS)
-unexport PIPELINE PROFILE SET ARTIFACTS RUN STEP PORT BENCH TORCH_INDEX WHEELS
+unexport PIPELINE PROFILE SET ARTIFACTS RUN STEP PORT BENCH KILLS TORCH_INDEX WHEELS
 
-.PHONY: help setup run resume list status logs ui doctor compile test bench check format clean
+.PHONY: help setup run resume list status logs ui doctor compile test slow chaos bench check format clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -52,6 +53,12 @@ compile: $(STAMP) ## every pipeline to build/pipelines/*.yaml
 
 test: $(STAMP) ## the tests
 	@$(BIN)/python -m pytest -q -m "not slow and not cluster and not gpu"
+
+slow: $(STAMP) ## the minutes-long tests too: elastic resume, 20 kills
+	@$(BIN)/python -m pytest -q -m slow
+
+chaos: $(STAMP) ## a training killed 100 times, many times in a save [KILLS=100]
+	@ATELIER_CHAOS_KILLS=$${ATELIER_KILLS:-100} $(BIN)/python -m pytest -q -s -m slow tests/training/test_chaos.py
 
 bench: $(STAMP) ## the benchmarks, a JSON line each [BENCH="name …"]
 	@$(BIN)/python -m benchmarks $$ATELIER_BENCH

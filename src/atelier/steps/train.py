@@ -93,6 +93,7 @@ def run(
             "steps": summary["steps"],
             "samples": summary["samples"],
             "parameters": summary["parameters"],
+            "quarantined": summary["quarantined"],
             "metrics": {"train_loss": round(summary["metrics"]["loss"], 6)},
         }
 

@@ -9,6 +9,7 @@ ends with the same bits.
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,17 +38,17 @@ from atelier.training.masters import (
 from atelier.training.meter import Meter
 from atelier.training.optimizer import EmaAdamW, build_optimizer
 from atelier.training.parts import SUFFIX, Parts, part_name, put_back
-from atelier.training.protocol import Batch, Dataset, Draws, Objective
+from atelier.training.protocol import Batch, Batches, Dataset, Draws, Objective
 from atelier.training.retention import Retention
 from atelier.training.run import TrainingRun
 from atelier.training.runtime import Ranks, start_ranks
-from atelier.training.saver import Saver, agreed, find_newest
+from atelier.training.saver import Saver, agreed, everyones, find_newest
 from atelier.training.schedule import lr_factor
 from atelier.training.series import Series, open_series
 
 SCRATCH, FINAL, SUMMARY = ".checkpoints", "checkpoint", "train.json"
 
-LoaderFactory = Callable[..., Iterator[Any]]
+LoaderFactory = Callable[..., Batches]
 """``atelier.data.loader.Loader``: (dataset, batch_size, rank, world, seed, start, workers, collate) → batches."""
 
 
@@ -133,6 +134,7 @@ class _Trainer:
     ) -> None:
         self.objective, self.dataset, self.config, self.folder = objective, dataset, config, folder
         self.callbacks, self.make_loader, self.ranks = list(callbacks), loader, ranks
+        self.batches: Batches | None = None
         self.meter = Meter()
         retention = Retention(config.keep_checkpoints, config.keep_best, config.keep_best_mode)
         self.saver = Saver(series, retention, ranks)
@@ -161,6 +163,8 @@ class _Trainer:
             outcome = self._loop()
         finally:
             self.saver.close()
+            if self.batches is not None:
+                self.batches.close()
         for callback in self.callbacks:
             callback.on_end(self.state)
         return TrainResult(outcome, self.state.step)
@@ -195,17 +199,15 @@ class _Trainer:
 
     def _loop(self) -> Literal["complete", "preempted"]:
         config, state = self.config, self.state
-        batches = iter(
-            self.make_loader(
-                self.dataset,
-                batch_size=config.process_micro_batch,
-                rank=self.ranks.rank,
-                world=self.ranks.world,
-                seed=config.seed,
-                start=state.step * config.batch_size,
-                workers=config.loader_workers,
-                collate=_Collate(self.objective),
-            )
+        batches = self.batches = self.make_loader(
+            self.dataset,
+            batch_size=config.process_micro_batch,
+            rank=self.ranks.rank,
+            world=self.ranks.world,
+            seed=config.seed,
+            start=state.step * config.batch_size,
+            workers=config.loader_workers,
+            collate=_Collate(self.objective),
         )
         began = time.monotonic() - state.seconds
         self.meter.start()
@@ -230,7 +232,7 @@ class _Trainer:
         self._finish()
         return "complete"
 
-    def _step(self, batches: Iterator[Any]) -> None:
+    def _step(self, batches: Batches) -> None:
         config, engine, state = self.config, self.engine, self.state
         factor = lr_factor(config, state.step)
         for group, peak in zip(engine.optimizer.param_groups, self._peak_lrs, strict=True):
@@ -346,6 +348,8 @@ class _Trainer:
         for callback in self.callbacks:
             callback.on_save(self.state)
         held, state = fragments(self.engine), self._state_to_save()
+        mine = Counter(self.batches.quarantined if self.batches is not None else {})
+        quarantined: Counter[str] = sum(everyones(mine, self.ranks), Counter())
         self.saver.save_now(self.folder / FINAL, held, self.state.step, state)
         if self.ranks.first:
             from atelier.storage.atomic import write_json
@@ -357,6 +361,7 @@ class _Trainer:
                     "steps": self.state.step,
                     "samples": self.state.step * config.batch_size,
                     "seconds": round(self.state.seconds, 3),
+                    "quarantined": dict(quarantined),
                     "metrics": self.state.metrics,
                     "gauges": self.objective.gauges(model),
                     "parameters": {

@@ -85,6 +85,21 @@ class Dataset(Protocol):
     def sample(self, index: int) -> dict[str, Any]: ...
 
 
+class Batches(Protocol):
+    """This rank's endless batches (``atelier.data.loader.Loader``)."""
+
+    @property
+    def quarantined(self) -> dict[str, int]:
+        """How many samples could not be read, by reason, since this process began."""
+        ...
+
+    def __next__(self) -> Any: ...
+
+    def close(self) -> None:
+        """Ends its threads."""
+        ...
+
+
 class Draws:
     """The random draws of a batch, each sample's addressed by (seed, epoch, index).
 
