@@ -1,4 +1,4 @@
-"""Shards of the size that an SDXL recipe reads, in our form and with the same content in upstream's."""
+"""Shards of the size that an SDXL recipe reads."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,36 +44,6 @@ def write_shards(folder: Path, shards: int, per_shard: int) -> Manifest:
         fields = index["fields"]
         entries.append({"name": index["shard"], "samples": per_shard})
     return out.finish("shards", {"samples": shards * per_shard, "fields": fields, "shards": entries}, {})
-
-
-def write_pickled(folder: Path, shards: int, per_shard: int) -> list[Path]:
-    """Upstream's form: a shard's arrays as one dict pickled into an ``.npy``, boxes and texts in a second one."""
-    folder.mkdir(parents=True)
-    paths = []
-    for shard in range(shards):
-        rows = list(samples(shard, per_shard))
-        arrays: Any = {name: np.stack([row[1][name] for row in rows]) for name in FIELDS if name != "boxes"}
-        path = folder / f"sa_{shard:06d}.npy"
-        np.save(path, np.array({"indices": list(range(per_shard)), **arrays}, dtype=object), allow_pickle=True)
-        table = np.empty((per_shard, 4), object)
-        for number, (key, fields, record) in enumerate(rows):
-            table[number] = [key, record["caption"], fields["boxes"], record["phrases"]]
-        np.save(folder / f"boxes_{shard:06d}.npy", table, allow_pickle=True)
-        paths.append(path)
-    return paths
-
-
-def read_pickled(paths: list[Path], batch_size: int) -> Iterator[dict[str, Any]]:
-    """Upstream's loop (facts/gligen.md §3.2): a whole shard into memory, its rows shuffled, batches of them."""
-    for path in paths:
-        data = np.load(path, allow_pickle=True).item()
-        table = np.load(path.with_name(path.name.replace("sa_", "boxes_")), allow_pickle=True)
-        rows = np.random.default_rng(0).permutation(len(table))
-        for begin in range(0, len(rows) - batch_size + 1, batch_size):
-            chosen = rows[begin : begin + batch_size]
-            batch = {name: np.stack([data[name][row] for row in chosen]) for name in FIELDS if name != "boxes"}
-            batch["boxes"] = np.stack([table[row, 2] for row in chosen])
-            yield batch | {"json": [(table[row, 1], table[row, 3]) for row in chosen]}
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
