@@ -21,6 +21,13 @@ def arrays(number: int) -> Arrays:
     }
 
 
+class _Unchecked(ShardWriter):
+    """Writes what the real one refuses: the reader has to find it by itself."""
+
+    def problem(self, arrays: Arrays) -> str:
+        return ""
+
+
 def write(
     place: str | Path,
     work: Path,
@@ -38,7 +45,7 @@ def write(
     out = OutputFolder(str(place), work)
     number, shards = 0, []
     for shard, size in enumerate(sizes):
-        writer = ShardWriter(out, f"s-{shard}.tar")
+        writer = _Unchecked(out, f"s-{shard}.tar")
         for _ in range(size):
             writer.add(f"k{number}", make(number), {"number": number})
             number += 1
