@@ -135,6 +135,7 @@ class _Trainer:
         self.objective, self.dataset, self.config, self.folder = objective, dataset, config, folder
         self.callbacks, self.make_loader, self.ranks = list(callbacks), loader, ranks
         self.batches: Batches | None = None
+        self._plain_norm: torch.Tensor | None = None
         self.meter = Meter()
         retention = Retention(config.keep_checkpoints, config.keep_best, config.keep_best_mode)
         self.saver = Saver(series, retention, ranks)
@@ -246,10 +247,14 @@ class _Trainer:
             losses = engine(batch, Draws(config.seed, keys, self.ranks.device), state.step / config.steps)
             engine.backward(losses["loss"])
             self.meter.add({name: value.detach() for name, value in losses.items()}, len(keys))
+            if config.zero_stage == 0 and micro == config.accumulation - 1:
+                # DeepSpeed tells no norm without ZeRO; the gradients are averaged here and not yet clipped.
+                grads = [p.grad for p in engine.module.parameters() if p.grad is not None]
+                self._plain_norm = torch.nn.utils.get_total_norm(grads)
             engine.step()
 
     def _log(self) -> None:
-        norm = self.engine.get_global_grad_norm()
+        norm = self._plain_norm if self.config.zero_stage == 0 else self.engine.get_global_grad_norm()
         line = self.meter.take(self.ranks)
         if not math.isfinite(line["loss"]) or (self.config.precision != "fp16" and self.engine.skipped_steps):
             raise TrainingError(
