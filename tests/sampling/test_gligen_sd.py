@@ -4,7 +4,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -73,7 +73,7 @@ def test_it_samples_what_diffusers_own_gligen_pipeline_samples(
     """Two prompts, two pictures each, shared boxes: to rounding."""
     from diffusers import StableDiffusionGLIGENPipeline as Theirs
 
-    unet = UNet2DConditionModel.from_config(pipeline.unet.config)
+    unet = UNet2DConditionModel(**{name: value for name, value in pipeline.unet.config.items() if name[0] != "_"})
     unet.load_state_dict(pipeline.unet.state_dict())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -248,7 +248,7 @@ def test_threads_share_a_pipeline(pipeline: StableDiffusionGLIGENPipeline) -> No
 class CountsSteps(PipelineCallback):
     """An official callback object."""
 
-    tensor_inputs = ["latents"]
+    tensor_inputs: ClassVar = ["latents"]
     seen = 0
 
     def callback_fn(
@@ -333,7 +333,7 @@ def test_a_folder_opens_and_a_plain_one_is_refused(tmp_path: Path, pipeline: Sta
         ({"gligen_scheduled_sampling_beta": 2.0}, "gligen_scheduled_sampling_beta is 2.0"),
         (
             {"gligen_boxes": [[BOX]] * 2, "gligen_phrases": [["a one"]] * 2},
-            "2 lists of boxes for 1 prompt,|2 lists of boxes for 1 prompt",
+            "2 lists of boxes for 1 prompt",
         ),
     ],
 )

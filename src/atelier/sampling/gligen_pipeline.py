@@ -71,10 +71,13 @@ class GLIGENMixin:
         guided = self._default(arguments, "guidance_scale") > 1 and self.unet.config.time_cond_proj_dim is None
         if extra is not None and guided:
             extra = torch.cat((extra, extra))
-        tokens = None
+        tokens = grounded = None
         if any(layout.boxes for layout in layouts) and beta + decay > 0:
             tokens = self._grounding_tokens(layouts, max_boxes, copies, guided)
-        vars(run)["unet"] = RunUNet(self.unet, scheduler, tokens, beta, decay, extra)
+        if tokens is not None and not all(layout.boxes for layout in layouts):
+            rows = torch.tensor([float(bool(layout.boxes)) for layout in layouts]).repeat_interleave(copies)
+            grounded = rows.repeat(2 if guided else 1)[:, None, None]
+        vars(run)["unet"] = RunUNet(self.unet, scheduler, tokens, grounded, beta, decay, extra)
         if inpainting is not None:
             inpainting.watch(scheduler)
             run._inpainting = inpainting

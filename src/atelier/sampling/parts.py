@@ -36,6 +36,8 @@ class RunUNet(_View):
         unet: a UNet that carries our fusers.
         scheduler: the run's own; its timesteps say how many steps there are.
         tokens: grounding tokens of the whole batch, as guidance lays it out; None: nothing is grounded.
+        grounded: [B, 1, 1] of 1 and 0, where some samples of the batch have no boxes: for those the fusers are the
+            identity, so that a picture does not depend on its neighbours.
         beta, decay: as in ``grounding_scales``.
         extra: [B, C, H, W] channels behind the noisy latents of an inpainting UNet.
     """
@@ -45,6 +47,7 @@ class RunUNet(_View):
         unet: nn.Module,
         scheduler: Any,
         tokens: Tensor | None = None,
+        grounded: Tensor | None = None,
         beta: float = 0.0,
         decay: float = 0.0,
         extra: Tensor | None = None,
@@ -55,7 +58,7 @@ class RunUNet(_View):
         self.config = FrozenDict(
             {**config, "in_channels": config["in_channels"] - (0 if extra is None else extra.shape[1])}
         )
-        self._scheduler, self._tokens, self._extra = scheduler, tokens, extra
+        self._scheduler, self._tokens, self._grounded, self._extra = scheduler, tokens, grounded, extra
         self._beta, self._decay = beta, decay
         self._scales: list[float] = []
         self._step = 0
@@ -68,6 +71,8 @@ class RunUNet(_View):
         if self._tokens is None or scale == 0:
             return None
         self._tokens = self._tokens.to(device)
+        if self._grounded is not None:
+            return {"objs": ScaledTokens(self._tokens, scale * self._grounded.to(self._tokens))}
         return {"objs": self._tokens if scale == 1 else ScaledTokens(self._tokens, scale)}
 
     def forward(
