@@ -3,6 +3,7 @@
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,6 +58,10 @@ def test_parts_of_different_precision(pipeline: StableDiffusionXLGLIGENPipeline)
     pipeline.text_encoder.to(torch.bfloat16)
     picture = pipeline("a seven", generator=noise(), **SETTINGS | {"output_type": "pil"}, **GROUNDED).images[0]
     assert picture.size == (80, 48)
+    pipeline.vae.to(torch.float16)  # SDXL's wants float32: diffusers casts it there and back
+    again = pipeline("a seven", generator=noise(), **SETTINGS | {"output_type": "pil"}, **GROUNDED).images[0]
+    assert np.abs(np.asarray(again).astype(int) - np.asarray(picture)).max() <= 2
+    assert pipeline.vae.dtype == torch.float16
 
 
 def test_threads_share_a_pipeline(pipeline: StableDiffusionXLGLIGENPipeline) -> None:
