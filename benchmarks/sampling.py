@@ -103,7 +103,7 @@ def gligen_sample_vs_diffusers() -> Result:
         slow / fast,
         "x",
         bar=1.2,
-        note=f"{STEPS} steps, {PROMPTS} pictures, beta {BETA}: {slow:.3f} s and {fast:.3f} s; latents {apart:.1g} apart",
+        note=f"{STEPS} steps of {PROMPTS}, beta {BETA}: {slow:.3f} s and {fast:.3f} s; latents {apart:.1g} apart",
     )
 
 
