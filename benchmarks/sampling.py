@@ -15,7 +15,7 @@ from atelier.recipes.twins.vae import make_vae
 from atelier.sampling import gligen_sd
 from benchmarks.harness import Result, side_by_side
 
-STEPS, BETA, PROMPTS, SIDE = 20, 0.3, 2, 64
+STEPS, BETA, PROMPTS, SIDE = 20, 0.3, 2, 32
 BOXES = [[0.05, 0.55, 0.45, 0.85], [0.5, 0.55, 0.95, 0.85], [0.1, 0.0, 0.4, 0.3], [0.6, 0.1, 0.85, 0.3]]
 PHRASES = ["a one", "a two", "a three", "a four"]
 
@@ -24,7 +24,7 @@ def _unet() -> UNet2DConditionModel:
     """SD 1.x in small: attention at every level but the lowest, 768-wide text as in the original, open gates."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        sample_size=16,
+        sample_size=8,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         block_out_channels=(32, 64, 64),

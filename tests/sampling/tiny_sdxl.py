@@ -18,5 +18,6 @@ def write(folder: Path) -> Path:
     for name, tensor in adapter.items():
         if "alpha" in name:
             tensor.fill_(0.9)
+    (folder / "model").mkdir()
     export(base, adapter, folder / "model")
     return folder / "model"

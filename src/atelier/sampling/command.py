@@ -90,9 +90,9 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings(
         steps=arguments.steps or (preset.steps if preset else 50),
         guidance=_first(
-            arguments.guidance, preset and preset.guidance, 5.0 if hasattr(pipeline, "tokenizer_2") else 7.5
+            arguments.guidance, preset.guidance if preset else None, 5.0 if hasattr(pipeline, "tokenizer_2") else 7.5
         ),
-        beta=_first(arguments.beta, preset and preset.beta, 0.3),
+        beta=_first(arguments.beta, preset.beta if preset else None, 0.3),
         decay=arguments.decay,
         size=size,
         grounded=not arguments.ungrounded,

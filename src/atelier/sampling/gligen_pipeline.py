@@ -7,6 +7,7 @@ are after a call what they were before, and threads may share one.
 
 import copy
 import inspect
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ from atelier.sampling.inpainting import Inpainting, encode, keep_mask
 from atelier.sampling.layout_input import PromptLayout, read_layouts
 from atelier.sampling.parts import RunUNet, RunVAE
 from atelier.sampling.schedule import grounding_scales
+
+#: A fast tokenizer keeps padding and truncation as state from one call to the next: one thread at a time.
+_TOKENIZING = threading.Lock()
 
 
 class GLIGENMixin:
@@ -82,6 +86,11 @@ class GLIGENMixin:
             inpainting.watch(scheduler)
             run._inpainting = inpainting
         return self._stock.__call__(run, **arguments)
+
+    def encode_prompt(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the stock pipeline, one thread at a time."""
+        with _TOKENIZING:
+            return self._stock.encode_prompt(self, *args, **kwargs)
 
     def prepare_latents(self: Any, *args: Any, **kwargs: Any) -> Tensor:
         """As the stock pipeline; a run that inpaints starts with the picture outside the boxes."""
@@ -194,9 +203,10 @@ def pooled_states(tokenizer: Any, encoder: Any, phrases: list[str], output: str)
     """
     if tokenizer is None or encoder is None:
         raise ConfigError("the pipeline has no text encoder for phrases", "give gligen_phrase_embeds")
-    ids = tokenizer(
-        phrases, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
-    ).input_ids
+    with _TOKENIZING:
+        ids = tokenizer(
+            phrases, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        ).input_ids
     state: Tensor = getattr(encoder(ids.to(encoder.device)), output)
     return state
 

@@ -18,6 +18,8 @@ from atelier.sampling.schedule import grounding_scales
 class _View(nn.Module):
     """Answers for a module that it does not change."""
 
+    inner: Any
+
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
