@@ -1,4 +1,5 @@
-"""The command line: ``atelier run``, ``list``, ``status``, ``logs``, ``compile``, ``resume``, ``ui``, ``doctor``.
+"""The command line: ``atelier run``, ``list``, ``status``, ``logs``, ``compile``, ``sample``, ``resume``, ``ui``,
+``doctor``.
 
 Every option can also be given as an environment variable (``ATELIER_SET``, ``ATELIER_PROFILE`` …): so the Makefile
 passes on what a person typed without a shell ever reading it. Imports are inside the commands: help is instant.
@@ -72,6 +73,10 @@ def _parser() -> argparse.ArgumentParser:
 
     compiled = command("compile", _compile, "write every pipeline as Kubeflow YAML to build/pipelines/")
     compiled.add_argument("pipeline", nargs="?", default=os.environ.get("ATELIER_PIPELINE", ""))
+
+    from atelier.sampling import command as sample
+
+    sample.add_arguments(command("sample", sample.run, "draw pictures with a trained model: a prompt, boxes, phrases"))
 
     ui = command("ui", _ui, "open MLflow's page on this project's runs and models")
     ui.add_argument("--port", type=int, default=os.environ.get("ATELIER_PORT") or 5000)

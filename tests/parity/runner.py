@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tests.parity import gligen
+from tests.parity import gligen, gligen_pipelines
 from tests.parity.case import Case
 
-SYSTEMS: dict[str, dict[str, Callable[[Case], dict[str, Tensor]]]] = {"gligen": gligen.KINDS}
+SYSTEMS: dict[str, dict[str, Callable[[Case], dict[str, Tensor]]]] = {
+    "gligen": gligen.KINDS | gligen_pipelines.KINDS,
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,31 @@
+"""Opens a diffusers folder that carries GLIGEN's layers as the pipeline that fits it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from atelier.errors import ConfigError
+
+
+def open_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """``StableDiffusionXLGLIGENPipeline`` where there are two text encoders, else ``StableDiffusionGLIGENPipeline``.
+
+    Raises:
+        ConfigError: no diffusers folder, or its UNet has no grounding layers.
+    """
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ConfigError(
+            f"{folder} is not a model's folder: it has no model_index.json",
+            "give the folder of an exported model; one on a hub is fetched first (hf download … --local-dir …)",
+        )
+    parts: dict[str, Any] = json.loads(index.read_text())
+    if (parts.get("text_encoder_2") or [None])[0] is not None:
+        from atelier.sampling.gligen_sdxl import StableDiffusionXLGLIGENPipeline
+
+        return StableDiffusionXLGLIGENPipeline.from_pretrained(folder, torch_dtype=dtype)
+    from atelier.sampling.gligen_sd import StableDiffusionGLIGENPipeline
+
+    return StableDiffusionGLIGENPipeline.from_pretrained(folder, torch_dtype=dtype)
