@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from atelier.data.sa1b import RawExample
+from atelier.data.raw_example import RawExample
 from atelier.errors import ConfigError
 from atelier.models.grounded_unet import adapter_parameters, is_adapter_key
 from atelier.recipes import igligen_xl
@@ -221,7 +221,7 @@ def test_nothing_is_validated_where_nothing_is_known_of_the_pictures(base: Path)
 
 
 def test_profiles_and_overrides() -> None:
-    assert names() == ("igligen_xl",)
+    assert names() == ("gligen_coco", "igligen_xl")
     assert profiles("igligen_xl") == ("paper", "laptop")
     paper = get("igligen_xl", "paper").config
     assert (paper.resolution, paper.max_boxes, paper.train.batch_size, paper.train.lr) == (512, 32, 64, 5e-5)

@@ -30,19 +30,21 @@ def run(*, recipe: str, profile: str, seed: int, artifacts: str) -> Manifest:
 
         from atelier.recipes.registry import get
         from atelier.recipes.twins import make
+        from atelier.recipes.twins.shape import shape
         from atelier.training.launcher import LocalLauncher
 
         torch.set_num_threads(PROCESSES)
-        size = get(recipe, profile).config.resolution
+        chosen = get(recipe, profile)
+        size, twin = chosen.config.resolution, shape(chosen.twin)
         folder = ctx.out.path
-        facts = make.parts(folder, size, seed)
+        facts = make.parts(twin, folder, size, seed)
         training = folder / TRAINING
-        plan = {"parts": str(folder), "size": size, "seed": seed, "folder": str(training)}
+        plan = {"twin": chosen.twin, "parts": str(folder), "size": size, "seed": seed, "folder": str(training)}
         config = folder / ".unet-training.json"
         config.write_text(json.dumps(plan))
         launcher = LocalLauncher(environment={"DS_ACCELERATOR": "cpu"})
         launcher.run("atelier.steps.pretrain_worker", [str(config)], PROCESSES, folder / ".logs")
-        make.finish(folder, training / "checkpoint", size)
+        make.finish(twin, folder, training / "checkpoint", size)
         ctx.note(source="pretrained", **facts)
         return "base", {}
 
