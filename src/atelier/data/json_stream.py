@@ -13,6 +13,7 @@ CHUNK = 2**20
 MAX_ELEMENT = 64 * 2**20
 """Characters of one element; COCO's longest (a crowd's run lengths) has some 20,000."""
 
+_AFTER = tuple(",:]} \t\r\n")
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -91,11 +92,11 @@ class _Reader:
             try:
                 value, end = self._decode(self._text, self._at)
             except ValueError:
-                end = len(self._text)
                 if self._ended:
                     raise
-            # A number at the window's end may go on behind it.
-            if end < len(self._text) or self._ended:
+                end = len(self._text)
+            # A number at the window's end may go on behind it ("-3", then ".5").
+            if self._ended or self._text[end : end + 1] in _AFTER:
                 self._at = end
                 return value
             if len(self._text) - self._at > MAX_ELEMENT:

@@ -191,6 +191,11 @@ def _detections(row: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray, tuple[str
 
 
 def checked_text(text: str, what: str) -> str:
+    """A caption or phrase, found to be of bounded length and writable as UTF-8.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
     if len(text) > MAX_TEXT:
         raise ValueError(f"{what} too long: {len(text):,} characters, at most {MAX_TEXT:,}")
     try:

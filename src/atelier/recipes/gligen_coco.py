@@ -112,6 +112,7 @@ PROFILES = {
             steps=1500,
             batch_size=48,
             processes=2,
+            loader_workers=1,
             zero_stage=2,
             precision="fp32",
             lr=2e-3,
