@@ -22,19 +22,20 @@ def run(*, recipe: str, profile: str, seed: int, artifacts: str) -> Manifest:
     Raises:
         ConfigError: the profile is not a twin's.
     """
+    from atelier.recipes.registry import get
+
     if profile != "laptop":
         raise ConfigError(f"profile {profile} has a published base, nothing to pretrain", "use PROFILE=laptop")
+    chosen = get(recipe, profile)
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
         import torch
 
-        from atelier.recipes.registry import get
         from atelier.recipes.twins import make
         from atelier.recipes.twins.shape import shape
         from atelier.training.launcher import LocalLauncher
 
         torch.set_num_threads(PROCESSES)
-        chosen = get(recipe, profile)
         size, twin = chosen.config.resolution, shape(chosen.twin)
         folder = ctx.out.path
         facts = make.parts(twin, folder, size, seed)
@@ -56,7 +57,12 @@ def run(*, recipe: str, profile: str, seed: int, artifacts: str) -> Manifest:
         inputs={},
         params={"recipe": recipe, "profile": profile, "seed": seed},
         artifacts=artifacts,
-        extra_modules=(f"atelier.recipes.{recipe}", "atelier.steps.pretrain_worker"),
+        # Reached by name: the recipe, its twin's shape, and the ranks' module.
+        extra_modules=(
+            f"atelier.recipes.{recipe}",
+            f"atelier.recipes.twins.{chosen.twin.removesuffix('_twin')}",
+            "atelier.steps.pretrain_worker",
+        ),
     )
 
 
