@@ -18,9 +18,10 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from atelier.data.digits_sa1b import write_sa1b
-from atelier.data.preprocess import RawSource, Settings, preprocess
+from atelier.data.preprocess import RawSource, Settings, open_source, preprocess
 from atelier.data.quarantine import Quarantine, Quarantined
-from atelier.data.sa1b import RawExample, image_sizes
+from atelier.data.raw_example import RawExample
+from atelier.data.sa1b import image_sizes
 from atelier.data.shard_reader import ShardDataset
 from atelier.data.tar_bytes import add_bytes, open_for_writing
 from atelier.recipes.twins.assets import shipped
@@ -118,7 +119,7 @@ def source_of(folder: Path) -> RawSource:
     """The tars, boxes and captions in a folder."""
     files = [path for path in folder.rglob("*") if path.suffix in (".tar", ".npy", ".parquet")]
     entries = [FileEntry(p.relative_to(folder).as_posix(), p.stat().st_size, sha256_file(p)) for p in files]
-    return RawSource(Manifest("sa1b-raw", str(folder), sorted_entries(entries)))
+    return open_source(Manifest("sa1b-raw", str(folder), sorted_entries(entries)))
 
 
 def compare(

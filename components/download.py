@@ -7,7 +7,7 @@ from components import images
 
 @images.ops
 def download(source: Input[Dataset], raw: Output[Dataset], artifacts: str) -> None:
-    """Fetches tars, captions and boxes.
+    """Fetches images, captions and boxes.
 
     Args:
         artifacts: URI of the folder of all steps' outputs.

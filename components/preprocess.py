@@ -16,6 +16,7 @@ def preprocess(
     samples_per_shard: int = 0,
     batch_size: int = 0,
     max_quarantined: float = 0.0,
+    workers: int = 0,
 ) -> None:
     """Encodes every image and its text once; what cannot be read is quarantined and counted.
 
@@ -26,6 +27,7 @@ def preprocess(
         samples_per_shard: samples in a shard; 0: the recipe's own.
         batch_size: images encoded at once; 0: the recipe's own.
         max_quarantined: the share of bad samples at which the run fails; 0: the recipe's own.
+        workers: processes that encode; 0: one for each GPU.
     """
     from atelier.steps.artifact import read_input, write_output
     from atelier.steps.preprocess import run
@@ -40,6 +42,7 @@ def preprocess(
             samples_per_shard=samples_per_shard,
             batch_size=batch_size,
             max_quarantined=max_quarantined,
+            workers=workers,
             artifacts=artifacts,
         ),
     )

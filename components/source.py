@@ -14,18 +14,35 @@ def source(
     boxes: str = "",
     images: int = 2000,
     seed: int = 0,
+    pictures: str = "",
+    recipe: str = "igligen_xl",
+    profile: str = "laptop",
 ) -> None:
     """The URIs of published data or, where none are given, canvases of real handwritten digits in the same form.
 
     Args:
         artifacts: URI of the folder of all steps' outputs.
         tars: URI of SA-1B-shaped tars; may hold {000..009}. Empty: draw digits.
-        captions: URI of the caption parquet.
-        boxes: URI of the boxes files.
+        captions: URI of the caption parquet, or of a captions JSON.
+        boxes: URI of the boxes files, or of an instances JSON or .pth.
         images: how many canvases to draw.
         seed: seeds the drawing.
+        pictures: URI of image files, for a recipe that reads COCO's form; may hold *.
+        recipe: the recipe's name, which decides the form.
+        profile: laptop or paper.
     """
     from atelier.steps.artifact import write_output
     from atelier.steps.source import run
 
-    write_output(source, run(tars=tars, captions=captions, boxes=boxes, images=images, seed=seed, artifacts=artifacts))
+    made = run(
+        tars=tars,
+        captions=captions,
+        boxes=boxes,
+        images=images,
+        seed=seed,
+        pictures=pictures,
+        recipe=recipe,
+        profile=profile,
+        artifacts=artifacts,
+    )
+    write_output(source, made)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from atelier.data.captions import CaptionTable
 from atelier.data.digits_sa1b import write_sa1b
-from atelier.data.raw_source import RawSource
+from atelier.data.sa1b_source import SA1BSource
 from atelier.storage.digest import sha256_file
 from atelier.storage.manifest import FileEntry, Manifest, sorted_entries
 
@@ -22,11 +22,11 @@ def captions(folder: Path) -> CaptionTable:
     return CaptionTable([folder / "captions.parquet"])
 
 
-def source(folder: Path) -> RawSource:
+def source(folder: Path) -> SA1BSource:
     """The folder as it is now."""
     files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".tar", ".gz", ".npy", ".parquet")]
     entries = [FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size, sha256_file(path)) for path in files]
-    return RawSource(Manifest("sa1b-raw", str(folder), sorted_entries(entries)))
+    return SA1BSource(Manifest("sa1b-raw", str(folder), sorted_entries(entries)))
 
 
 def members(tar: Path) -> dict[str, bytes]:

@@ -15,7 +15,8 @@ from PIL import Image
 from atelier.data import tar_stream
 from atelier.data.geometry import MAX_PIXELS, decode_image, image_size
 from atelier.data.quarantine import Quarantined
-from atelier.data.sa1b import RawExample, read_tar
+from atelier.data.raw_example import RawExample
+from atelier.data.sa1b import read_tar
 from atelier.data.tar_stream import TarDamaged, members
 from tests.data import raw
 

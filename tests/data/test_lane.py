@@ -111,7 +111,7 @@ def test_the_reader_waits_for_the_encoder(folder: Path, tmp_path: Path) -> None:
             read += 1
             return super()._decoded(item)
 
-    Counting(source, source.captions(), Slow(), out, settings, lambda images, bad: None, decoders=2).run(source.tars)
+    Counting(source, Slow(), out, settings, lambda images, bad: None, decoders=2).run(source.units)
     assert len(ahead) == 50
     assert max(ahead) <= 24
 
@@ -127,17 +127,17 @@ def test_an_error_in_any_stage_ends_all_and_surfaces(
         raise ZeroDivisionError(stage)
 
     places = {
-        "fetch": "atelier.data.raw_source.RawSource.fetch",
+        "fetch": "atelier.data.sa1b_source.SA1BSource.fetch",
         "read": "atelier.data.sa1b.image_id",
         "decode": "atelier.data.lane.decode_image",
         "write": "atelier.data.shards.ShardWriter.add",
     }
-    captions, before = source.captions(), threading.active_count()
+    before = threading.active_count()
     if stage in places:
         monkeypatch.setattr(places[stage], fail)
     report = fail if stage == "report" else lambda images, bad: None
     with pytest.raises(ZeroDivisionError):
-        Lane(source, captions, encoder, out, SETTINGS, report).run(source.tars)
+        Lane(source, encoder, out, SETTINGS, report).run(source.units)
     assert threading.active_count() == before
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from atelier.data.captions import CaptionTable
 from atelier.data.quarantine import Quarantine, Quarantined
-from atelier.data.sa1b import RawExample, image_sizes, read_tar
+from atelier.data.raw_example import RawExample
+from atelier.data.sa1b import image_sizes, read_tar
 from atelier.errors import DataError
 from atelier.storage.atomic import NotFound
 from tests.data import raw

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from atelier.data.sa1b import RawExample
+from atelier.data.raw_example import RawExample
 from atelier.errors import ConfigError
 from atelier.models.grounded_unet import adapter_parameters, is_adapter_key
 from atelier.recipes import igligen_xl
+from atelier.recipes.previews import LayoutPreviews
 from atelier.recipes.registry import get, names, profiles
 from atelier.training.protocol import Draws
 from tests.recipes.twin import write_twin
@@ -210,7 +211,7 @@ def test_the_control_of_a_validation_does_not_depend_on_the_adapter(base: Path) 
     for seed in (0, 1):
         torch.manual_seed(seed)
         objective = recipe.objective(base)
-        images.append(objective._draw(objective.build(), grounded=False))
+        images.append(LayoutPreviews(recipe, base).draw(objective.build(), grounded=False))
     assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(*images, strict=True))
 
 
@@ -221,7 +222,7 @@ def test_nothing_is_validated_where_nothing_is_known_of_the_pictures(base: Path)
 
 
 def test_profiles_and_overrides() -> None:
-    assert names() == ("igligen_xl",)
+    assert names() == ("gligen_coco", "igligen_xl")
     assert profiles("igligen_xl") == ("paper", "laptop")
     paper = get("igligen_xl", "paper").config
     assert (paper.resolution, paper.max_boxes, paper.train.batch_size, paper.train.lr) == (512, 32, 64, 5e-5)

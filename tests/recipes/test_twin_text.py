@@ -24,7 +24,7 @@ def test_teaching_standardises_and_tells_words_apart() -> None:
         labels = torch.randint(0, 10, (count,), generator=generator)
         return [f"a {make.WORDS[4 + int(label)]}" for label in labels], torch.eye(10)[labels]
 
-    right = text.teach(tokenizer, first, second, examples, classes=10, steps=150)
+    right = text.teach(tokenizer, (first, second), examples, classes=10, steps=150)
     assert right > 0.95
     captions, _ = examples(512)
     ids = text.tokenize(tokenizer, captions)

@@ -4,30 +4,16 @@
 ``boxes/sa_000000.npy`` … (object arrays of (index, caption, boxes, confidence, phrases)).
 """
 
-import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from atelier.data import digits, rle, tar_bytes
+from atelier.data.digits_canvas import INK, Canvas, canvases, jpeg
 from atelier.progress import Progress
 from atelier.storage.atomic import os_errors, replace_file
-
-SHORT_SIDE, LONGEST = 64, 80
-INK = 110  # brighter than any background (at most 90), darker than a stroke
-
-
-class Canvas(NamedTuple):
-    """One image: uint8 [H, W, 3] pixels and the layout that they show."""
-
-    image_id: int
-    pixels: np.ndarray
-    layout: list[digits.Placement]
-    confidence: np.ndarray
 
 
 def write_sa1b(folder: Path, images: int, tars: int, seed: int, first_id: int = 1) -> None:
@@ -54,42 +40,26 @@ def write_sa1b(folder: Path, images: int, tars: int, seed: int, first_id: int = 
         (folder / "boxes").mkdir(parents=True, exist_ok=True)
     for tar, ids in enumerate(np.array_split(np.arange(first_id, first_id + images), tars)):
         stem = f"sa_{tar:06d}"
-        canvases = []
+        drawn = []
         with (
             replace_file(folder / f"{stem}.tar") as temporary,
             temporary.open("wb") as file,
             tar_bytes.open_for_writing(file) as archive,
         ):
-            for canvas in _canvases(ids.tolist(), seed, glyphs):
+            for canvas in canvases(ids.tolist(), seed, glyphs):
                 name = f"sa_{canvas.image_id}"
-                tar_bytes.add_bytes(archive, f"{name}.jpg", _jpeg(canvas.pixels))
+                tar_bytes.add_bytes(archive, f"{name}.jpg", jpeg(canvas.pixels))
                 tar_bytes.add_bytes(archive, f"{name}.json", json.dumps(_annotations(canvas)).encode())
                 rows.append((name, digits.caption(canvas.layout)))
-                canvases.append(canvas)
+                drawn.append(canvas)
                 progress.advance()
         with replace_file(folder / "boxes" / f"{stem}.npy") as temporary, temporary.open("wb") as file:
             # The published form is an object array, which numpy writes as a pickle; it is read back through
             # safe_npy, never by numpy's own unpickling.
-            np.save(file, _box_rows(canvases), allow_pickle=True)
+            np.save(file, _box_rows(drawn), allow_pickle=True)
     table = pyarrow.table({"key": [key for key, _ in rows], "caption": [caption for _, caption in rows]})
     with replace_file(folder / "captions.parquet") as temporary:
         pyarrow.parquet.write_table(table, temporary, row_group_size=4096)
-
-
-def _canvases(ids: list[int], seed: int, glyphs: digits.Glyphs) -> Iterator[Canvas]:
-    for image_id in ids:
-        rng = np.random.default_rng([seed, image_id])
-        layout = digits.layout_random(rng)
-        long = int(rng.integers(SHORT_SIDE, LONGEST + 1))
-        size = (SHORT_SIDE, long) if rng.random() < 0.5 else (long, SHORT_SIDE)
-        pixels = digits.draw(rng, layout, glyphs, size)
-        yield Canvas(image_id, pixels, layout, rng.uniform(0.5, 0.95, len(layout)).astype(np.float16))
-
-
-def _jpeg(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=95, subsampling=0)
-    return buffer.getvalue()
 
 
 def _annotations(canvas: Canvas) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from atelier.data.sa1b import RawExample
+from atelier.data.raw_example import RawExample
 
 
 class Encoder(Protocol):

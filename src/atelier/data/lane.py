@@ -1,6 +1,6 @@
-"""One pipeline from raw tars to committed shards, around one encoder: every stage at work at once.
+"""One pipeline from raw units (tars, say) to committed shards, around one encoder: every stage at work at once.
 
-fetch (thread) → read tar, join, select boxes (thread) → decode and crop (threads) → encode, batched (the caller's
+fetch (thread) → read, join (thread) → select boxes, decode, crop (threads) → encode, batched (the caller's
 thread) → write, checksum (thread) → hash and upload (threads). Between the stages lie bounded queues, so memory does
 not grow with the data, and the slowest stage alone sets the pace. Threads serve, because Pillow, zlib, hashlib, torch
 and sockets let go of the interpreter; what a second process brings is a second accelerator (``worker_pool``).
@@ -8,7 +8,7 @@ and sockets let go of the interpreter; what a second process brings is a second 
 The encoder has the caller's thread, so that Ctrl-C reaches the stage that is always busy. An error in any stage ends
 all of them and is raised by ``run``.
 
-A shard covers a fixed range of its tar's examples and a batch a fixed range of its shard's, whatever was interrupted
+A shard covers a fixed range of its unit's examples and a batch a fixed range of its shard's, whatever was interrupted
 and whoever does it: floating-point results depend on a batch's composition, so the same input gives the same bytes.
 """
 
@@ -23,44 +23,26 @@ from typing import Any
 
 import numpy as np
 
-from atelier.data.captions import CaptionTable
 from atelier.data.channel import Channel, Stopped
 from atelier.data.encoder import Encoder
-from atelier.data.geometry import decode_image, time_ids, top_left
+from atelier.data.geometry import decode_image
 from atelier.data.quarantine import Quarantined
-from atelier.data.raw_source import RawSource, RawTar, stem
-from atelier.data.sa1b import RawExample, read_tar
-from atelier.data.sa1b_select import MAX_BOXES, MIN_CONFIDENCE, select
+from atelier.data.raw_example import RawExample
+from atelier.data.raw_source import Examples, RawSource, stem
+from atelier.data.settings import Settings
 from atelier.data.shards import ShardWriter
 from atelier.data.summary import committed
 from atelier.errors import DataError
 from atelier.storage.folder import OutputFolder
 
-TARS_HELD = 2  # on disk at once: the one being read and the next one
+UNITS_HELD = 2  # on disk at once: the one being read and the next one
 UPLOADS = 2  # shards hashed and uploaded at once
 ENDING_S = 10.0  # how long a stage in the middle of a download may take to notice that all is over
 
+_Fetched = tuple[str, Callable[[], Examples]]
 Decoded = tuple[RawExample, np.ndarray] | Quarantined
 #: Called with the number of examples done and those of them that are of no use, from the writer's thread.
 Report = Callable[[int, list[Quarantined]], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What, beside input and encoder, decides the bytes.
-
-    Attributes:
-        res: pixels of the square that is encoded.
-        samples_per_shard: examples that a shard covers.
-        batch: examples encoded at once.
-        min_confidence, max_boxes: see ``sa1b_select.select``.
-    """
-
-    res: int
-    samples_per_shard: int
-    batch: int
-    min_confidence: float = MIN_CONFIDENCE
-    max_boxes: int = MAX_BOXES
 
 
 @dataclass(frozen=True)
@@ -70,7 +52,7 @@ class _Batch:
     shard: str
     items: list[Future[Decoded]]
     ends_shard: bool
-    ends_tar: bool
+    ends_unit: bool
 
 
 @dataclass(frozen=True)
@@ -89,31 +71,30 @@ class Lane:
     def __init__(
         self,
         source: RawSource,
-        captions: CaptionTable,
         encoder: Encoder,
         out: OutputFolder,
         settings: Settings,
         report: Report,
         decoders: int = 0,
     ) -> None:
-        self._source, self._captions, self._encoder, self._out = source, captions, encoder, out
+        self._source, self._encoder, self._out = source, encoder, out
         self._settings, self._report = settings, report
         self._decoders = decoders or min(16, max(2, len(os.sched_getaffinity(0))))
 
-    def run(self, tars: Iterable[str]) -> None:
-        """Encodes tars, each asked for when a place for it is free; committed shards are read past.
+    def run(self, units: Iterable[str]) -> None:
+        """Encodes units, each asked for when a place for it is free; committed shards are read past.
 
         Raises:
             AtelierError: of whatever stage. Anything that the encoder raises.
         """
         # Deep enough that every decoder has something to do while a batch is encoded.
         depth = max(2, -(-4 * self._decoders // self._settings.batch))
-        fetched, batches, encoded = Channel[tuple[str, RawTar]](TARS_HELD), Channel[_Batch](depth), Channel[_Encoded](4)
-        places, over = threading.Semaphore(TARS_HELD), threading.Event()
+        fetched, batches, encoded = Channel[_Fetched](UNITS_HELD), Channel[_Batch](depth), Channel[_Encoded](4)
+        places, over = threading.Semaphore(UNITS_HELD), threading.Event()
         pool = ThreadPoolExecutor(self._decoders, thread_name_prefix="decode")
-        writer = _Writer(encoded, self._out, self._settings.res, self._report)
+        writer = _Writer(encoded, self._source, self._out, self._settings.res, self._report)
         threads = [
-            _start(fetched, self._fetched(tars, places, over)),
+            _start(fetched, self._fetched(units, places, over)),
             _start(batches, self._batches(fetched, pool, places)),
             writer.thread,
         ]
@@ -138,23 +119,21 @@ class Lane:
         if writer.error is not None:
             raise writer.error
 
-    def _fetched(
-        self, tars: Iterable[str], places: threading.Semaphore, over: threading.Event
-    ) -> Iterator[tuple[str, RawTar]]:
-        names = iter(tars)
+    def _fetched(self, units: Iterable[str], places: threading.Semaphore, over: threading.Event) -> Iterator[_Fetched]:
+        names = iter(units)
         while places.acquire() and not over.is_set() and (name := next(names, None)) is not None:
             yield name, self._source.fetch(name)
 
     def _batches(
-        self, fetched: Iterable[tuple[str, RawTar]], pool: ThreadPoolExecutor, places: threading.Semaphore
+        self, fetched: Iterable[_Fetched], pool: ThreadPoolExecutor, places: threading.Semaphore
     ) -> Iterator[_Batch]:
-        for name, raw in fetched:
-            yield from self._of_tar(name, raw, pool)
+        for name, read in fetched:
+            yield from self._of_unit(name, read(), pool)
             self._source.forget(name)
             places.release()
 
-    def _of_tar(self, name: str, raw: RawTar, pool: ThreadPoolExecutor) -> Iterator[_Batch]:
-        stream = _Lookahead(read_tar(raw.tar, self._captions, raw.boxes))
+    def _of_unit(self, name: str, examples: Examples, pool: ThreadPoolExecutor) -> Iterator[_Batch]:
+        stream = _Lookahead(examples)
         size = self._settings.samples_per_shard
         done = self._out.committed()
         for number in itertools.count():
@@ -167,9 +146,9 @@ class Lane:
                 for begin in range(0, size, self._settings.batch):
                     chunk = itertools.islice(stream, min(self._settings.batch, size - begin))
                     items = [pool.submit(self._decoded, item) for item in chunk]
-                    ends_tar = stream.ended
-                    ends_shard = ends_tar or begin + self._settings.batch >= size
-                    yield _Batch(shard, items, ends_shard, ends_tar)
+                    ends_unit = stream.ended
+                    ends_shard = ends_unit or begin + self._settings.batch >= size
+                    yield _Batch(shard, items, ends_shard, ends_unit)
                     if ends_shard:
                         break
             if stream.ended:
@@ -178,14 +157,12 @@ class Lane:
     def _decoded(self, item: RawExample | Quarantined) -> Decoded:
         if isinstance(item, Quarantined):
             return item
-        rows = select(item.scores, self._settings.min_confidence, self._settings.max_boxes)
         try:
             pixels = decode_image(item.image, self._settings.res)
         except ValueError as error:
             return Quarantined(item.key, str(error))
-        phrases = tuple(item.phrases[row] for row in rows.tolist())
-        # The JPEG has served: a batch that waits holds its pixels alone.
-        return replace(item, image=b"", boxes=item.boxes[rows], scores=item.scores[rows], phrases=phrases), pixels
+        # The image's file has served: a batch that waits holds its pixels alone.
+        return replace(self._source.select(item, self._settings), image=b""), pixels
 
     def _encoded(self, batch: _Batch) -> _Encoded:
         decoded = [item.result() for item in batch.items]
@@ -202,16 +179,18 @@ class Lane:
         return _Encoded(batch, [item if isinstance(item, Quarantined) else (item[0], next(rest)) for item in decoded])
 
 
-def shard_name(tar: str, number: int) -> str:
+def shard_name(unit: str, number: int) -> str:
     """``"tars/sa_000001.tar"``, 2 → ``"sa_000001-0002.tar"``."""
-    return f"{stem(tar)}-{number:04d}.tar"
+    return f"{stem(unit)}-{number:04d}.tar"
 
 
 class _Writer:
     """Takes encoded batches in order; shards are closed, hashed and uploaded beside the writing of the next ones."""
 
-    def __init__(self, encoded: Channel[_Encoded], out: OutputFolder, res: int, report: Report) -> None:
-        self._encoded, self._out, self._res, self._report = encoded, out, res, report
+    def __init__(
+        self, encoded: Channel[_Encoded], source: RawSource, out: OutputFolder, res: int, report: Report
+    ) -> None:
+        self._encoded, self._source, self._out, self._res, self._report = encoded, source, out, res, report
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name="write", daemon=True)
         self.thread.start()
@@ -223,10 +202,10 @@ class _Writer:
         try:
             for encoded in self._encoded:
                 if shard is None:
-                    shard = _Shard(ShardWriter(self._out, encoded.batch.shard), self._res)
+                    shard = _Shard(ShardWriter(self._out, encoded.batch.shard), self._source, self._res)
                 bad = shard.add(encoded.items)
                 if encoded.batch.ends_shard:
-                    closing.append(uploads.submit(shard.close, encoded.batch.ends_tar))
+                    closing.append(uploads.submit(shard.close, encoded.batch.ends_unit))
                     shard = None
                     if len(closing) > UPLOADS:
                         closing.popleft().result()
@@ -245,8 +224,8 @@ class _Writer:
 class _Shard:
     """A shard being written, and what is counted of it."""
 
-    def __init__(self, writer: ShardWriter, res: int) -> None:
-        self.writer, self._res = writer, res
+    def __init__(self, writer: ShardWriter, source: RawSource, res: int) -> None:
+        self.writer, self._source, self._res = writer, source, res
         self._covers, self._quarantined, self._boxes = 0, list[Quarantined](), Counter[str]()
 
     def add(self, items: list[Quarantined | tuple[RawExample, dict[str, np.ndarray]]]) -> list[Quarantined]:
@@ -256,7 +235,7 @@ class _Shard:
             if not isinstance(item, Quarantined):
                 example, arrays = item
                 if not (problem := self.writer.problem(arrays)):
-                    self.writer.add(example.key, arrays, _record(example, self._res))
+                    self.writer.add(example.key, arrays, self._source.record(example, self._res))
                     self._boxes.update(kept=len(example.boxes), clipped=example.clipped, dropped=example.dropped)
                     continue
                 item = Quarantined(example.key, problem)
@@ -265,12 +244,12 @@ class _Shard:
         self._quarantined += bad
         return bad
 
-    def close(self, ends_tar: bool) -> None:
+    def close(self, ends_unit: bool) -> None:
         """Completes and commits it."""
         self.writer.close(
             {
                 "covers": self._covers,
-                "last": ends_tar,
+                "last": ends_unit,
                 "quarantined": [[entry.key, entry.reason] for entry in self._quarantined],
                 "boxes": dict(self._boxes),
             }
@@ -278,7 +257,7 @@ class _Shard:
 
 
 class _Lookahead:
-    """An iterator that knows whether anything is left; ``read_tar`` gives one item at the least."""
+    """An iterator that knows whether anything is left; a unit gives one item at the least."""
 
     def __init__(self, items: Iterator[RawExample | Quarantined]) -> None:
         self._items = items
@@ -296,20 +275,6 @@ class _Lookahead:
             raise StopIteration
         item, self._next = self._next, next(self._items, None)
         return item
-
-
-def _record(example: RawExample, res: int) -> dict[str, Any]:
-    """A sample's json: everything that is not an array. Boxes are xyxy in [0, 1] of the crop."""
-    return {
-        "key": example.key,
-        "caption": example.caption,
-        "phrases": list(example.phrases),
-        "boxes": [[float(value) for value in box] for box in example.boxes],
-        "scores": [float(score) for score in example.scores],
-        "original_size": list(example.original_size),
-        "crop_top_left": list(top_left(example.original_size, res)),
-        "time_ids": list(time_ids(example.original_size, res)),
-    }
 
 
 def _start(channel: Channel[Any], items: Iterator[Any]) -> threading.Thread:

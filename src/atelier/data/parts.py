@@ -14,10 +14,11 @@ from typing import Any
 
 from atelier.data import summary
 from atelier.data.encoder import Encoder, EncoderSpec
-from atelier.data.lane import Settings, shard_name
+from atelier.data.lane import shard_name
 from atelier.data.preprocess import encode
 from atelier.data.quarantine import Quarantine
 from atelier.data.raw_source import RawSource
+from atelier.data.settings import Settings
 from atelier.data.shards import INDEX
 from atelier.data.summary import ShardSummary
 from atelier.errors import ConfigError, DataError
@@ -48,12 +49,12 @@ def preprocess_part(
     """
     if not 0 <= index < count:
         raise ConfigError(f"part {index} of {count}", "parts count from 0")
-    names = source.tars[index::count]
+    names = source.units[index::count]
     quarantine = Quarantine(1.0, out.path / "quarantine.jsonl")
-    tars, digest = encode(source, names, encoder, out, settings, quarantine, workers=workers)
+    units, digest = encode(source, names, encoder, out, settings, quarantine, workers=workers)
     return {
-        "part": {"index": index, "count": count, "source": _source_digest(source.tars, settings, digest)},
-        "tars": [{"name": tar.tar, "shards": len(tar.shards)} for tar in tars],
+        "part": {"index": index, "count": count, "source": _source_digest(source.units, settings, digest)},
+        "tars": [{"name": unit.unit, "shards": len(unit.shards)} for unit in units],
         "encoder": digest,
         "resolution": settings.res,
     }

@@ -1,4 +1,4 @@
-"""Raw tars to training shards: decode, crop, select boxes, encode in batches, write; resumable shard by shard.
+"""Raw data to training shards: decode, crop, select boxes, encode in batches, write; resumable shard by shard.
 
 The work of one accelerator is a ``Lane``: stages in threads around one encoder. With one accelerator, or none, the
 lane runs in this process. With several, each has a process of its own with its own lane (``worker_pool``): one
@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 from atelier.data import summary
 from atelier.data.encoder import Encoder, EncoderSpec
-from atelier.data.lane import Lane, Settings, shard_name
+from atelier.data.lane import Lane, shard_name
 from atelier.data.quarantine import Quarantine, Quarantined
-from atelier.data.raw_source import RawSource
+from atelier.data.raw_source import RawSource, open_source
+from atelier.data.settings import Settings
 from atelier.data.summary import ShardSummary
 from atelier.data.worker_pool import encode_in_processes
 from atelier.progress import Progress
@@ -25,13 +26,13 @@ from atelier.storage.folder import OutputFolder
 #: The device files of Nvidia's and AMD's drivers, and of WSL.
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
-__all__ = ["Encoder", "EncoderSpec", "RawSource", "Settings", "preprocess", "visible_gpus"]
+__all__ = ["Encoder", "EncoderSpec", "RawSource", "Settings", "open_source", "preprocess", "visible_gpus"]
 
 
-class TarShards(NamedTuple):
-    """The committed shards of a raw tar, from its first on."""
+class UnitShards(NamedTuple):
+    """The committed shards of a raw unit, from its first on."""
 
-    tar: str
+    unit: str
     shards: list[ShardSummary]
 
     @property
@@ -49,10 +50,10 @@ def preprocess(
     total: int | None = None,
     workers: int = 0,
 ) -> dict[str, Any]:
-    """Writes ``<tar's stem>-<number>.tar`` shards, their indices and ``quarantine.jsonl`` into ``out``.
+    """Writes ``<unit's stem>-<number>.tar`` shards, their indices and ``quarantine.jsonl`` into ``out``.
 
-    A shard covers a fixed range of its tar's examples, so an interrupted run goes on after the last committed
-    shard: what it covers is read past, neither decoded nor encoded; finished tars are not even fetched. Same input,
+    A shard covers a fixed range of its unit's examples, so an interrupted run goes on after the last committed
+    shard: what it covers is read past, neither decoded nor encoded; finished units are not even fetched. Same input,
     settings and encoder give the same bytes, whatever the number of workers and whenever it was interrupted.
 
     Args:
@@ -67,9 +68,9 @@ def preprocess(
     Raises:
         DataError: more samples are bad than ``quarantine`` allows. AtelierError: a worker died or failed.
     """
-    tars, digest = encode(source, source.tars, encoder, out, settings, quarantine, total, workers)
-    quarantine.check(sum(shard.covers for tar in tars for shard in tar.shards))
-    shards = (shard for tar in tars for shard in tar.shards)
+    units, digest = encode(source, source.units, encoder, out, settings, quarantine, total, workers)
+    quarantine.check(sum(shard.covers for unit in units for shard in unit.shards))
+    shards = (shard for unit in units for shard in unit.shards)
     return summary.metadata(shards, digest, settings.res, quarantine.counts())
 
 
@@ -82,27 +83,27 @@ def encode(
     quarantine: Quarantine,
     total: int | None = None,
     workers: int = 0,
-) -> tuple[list[TarShards], str]:
-    """Encodes the named tars and writes down the quarantine, without judging its share.
+) -> tuple[list[UnitShards], str]:
+    """Encodes the named units and writes down the quarantine, without judging its share.
 
     Args:
         total: images in all of them; None: not known, so bad ones are not judged early.
 
     Returns:
-        What was made of each tar, and the encoder's digest.
+        What was made of each unit, and the encoder's digest.
 
     Raises:
         AtelierError: as ``preprocess``.
     """
     before = list(committed_shards(out, names))
-    waiting = [tar.tar for tar in before if not tar.complete]
+    waiting = [unit.unit for unit in before if not unit.complete]
     gpus = visible_gpus()
     workers = max(1, min(workers or len(gpus), len(waiting)))
     if workers > 1 and not isinstance(encoder, EncoderSpec):
         raise ValueError("several workers need an encoder's specification: each makes its own")
-    covered = sum(shard.covers for tar in before for shard in tar.shards)
+    covered = sum(shard.covers for unit in before for shard in unit.shards)
     progress = Progress("encoding", total, "images", start=covered)
-    quarantine.replace(bad for tar in before for shard in tar.shards for bad in shard.quarantined)
+    quarantine.replace(bad for unit in before for shard in unit.shards for bad in shard.quarantined)
 
     def report(images: int, bad: list[Quarantined]) -> None:
         for entry in bad:
@@ -120,16 +121,16 @@ def encode(
             own = encoder.make() if isinstance(encoder, EncoderSpec) else encoder
             digest = own.digest
             if waiting:
-                Lane(source, source.captions(), own, out, settings, report).run(waiting)
+                Lane(source, own, out, settings, report).run(waiting)
         after = list(committed_shards(out, names))
-        quarantine.replace(bad for tar in after for shard in tar.shards for bad in shard.quarantined)
+        quarantine.replace(bad for unit in after for shard in unit.shards for bad in shard.quarantined)
     finally:
         quarantine.write()
     return after, digest
 
 
-def committed_shards(out: OutputFolder, names: list[str]) -> Iterator[TarShards]:
-    """What is committed of each tar."""
+def committed_shards(out: OutputFolder, names: list[str]) -> Iterator[UnitShards]:
+    """What is committed of each unit."""
     done = out.committed()
     for name in names:
         shards: list[ShardSummary] = []
@@ -138,7 +139,7 @@ def committed_shards(out: OutputFolder, names: list[str]) -> Iterator[TarShards]
             if shard is None:
                 break
             shards.append(shard)
-        yield TarShards(name, shards)
+        yield UnitShards(name, shards)
 
 
 def visible_gpus() -> list[str]:

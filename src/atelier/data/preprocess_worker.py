@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from atelier.data.encoder import EncoderSpec
-from atelier.data.lane import Lane, Settings
+from atelier.data.lane import Lane
 from atelier.data.quarantine import Quarantined
-from atelier.data.raw_source import RawSource
+from atelier.data.raw_source import open_source
+from atelier.data.settings import Settings
 from atelier.errors import AtelierError
 from atelier.storage.folder import OutputFolder
 from atelier.storage.manifest import Manifest
@@ -47,12 +48,11 @@ def main() -> int:
     given: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_listen, args=(sys.stdin, given), daemon=True).start()
     try:
-        source = RawSource(Manifest.parse(setup["source"]), Path(setup["cache"]) if setup["cache"] else None)
+        source = open_source(Manifest.parse(setup["source"]), Path(setup["cache"]) if setup["cache"] else None)
         encoder = EncoderSpec(**setup["encoder"]).make()
         uri, work = setup["out"]
         Lane(
             source,
-            source.captions(),
             encoder,
             OutputFolder(uri, Path(work)),
             Settings(**setup["settings"]),

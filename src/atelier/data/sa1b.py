@@ -7,7 +7,6 @@ import itertools
 import json
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ import numpy as np
 from atelier.data.captions import CaptionTable, image_id
 from atelier.data.geometry import image_size
 from atelier.data.quarantine import Quarantined
+from atelier.data.raw_example import RawExample
 from atelier.data.sa1b_select import clean
 from atelier.data.safe_npy import load_object_array
 from atelier.data.tar_stream import TarDamaged, members
@@ -27,33 +27,7 @@ MAX_TEXT = 20_000
 
 _LOOKUP = 256  # images whose captions are looked up together, where no boxes file names them before
 _HEADER = 64 * 2**10  # bytes of a JPEG in which its size is nearly always found
-_KEY = re.compile(r"[0-9A-Za-z_-]{1,64}")  # short enough for ustar, and no dot: a shard's member name divides there
-
-
-@dataclass(frozen=True, eq=False)
-class RawExample:
-    """One image with everything known about it.
-
-    Attributes:
-        key: ``"sa_<id>"``.
-        image: the JPEG's bytes.
-        original_size: (H, W) in pixels.
-        caption: text.
-        boxes: float32 [n, 4], xyxy in [0, 1] of the centre crop.
-        scores: [n], the detector's confidence.
-        phrases: n texts.
-        clipped, dropped: boxes that reached over the crop's border, and boxes that were of no use.
-    """
-
-    key: str
-    image: bytes
-    original_size: tuple[int, int]
-    caption: str
-    boxes: np.ndarray
-    scores: np.ndarray
-    phrases: tuple[str, ...]
-    clipped: int = 0
-    dropped: int = 0
+KEY = re.compile(r"[0-9A-Za-z_-]{1,64}")  # short enough for ustar, and no dot: a shard's member name divides there
 
 
 class _Image(NamedTuple):
@@ -161,7 +135,7 @@ def _example(image: _Image, caption: str | None, row: tuple[Any, ...] | None) ->
             stated = _stated_size(image.record)
             if stated != size:
                 raise ValueError(f"its json states another size than the image has: {stated} and {size}")
-        caption = _text(caption if caption is not None else (str(row[1]) if row is not None else ""), "caption")
+        caption = checked_text(caption if caption is not None else (str(row[1]) if row is not None else ""), "caption")
         if not caption.strip():
             raise ValueError("no caption")
         if row is None:
@@ -206,7 +180,7 @@ def _detections(row: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray, tuple[str
             scores = np.asarray(row[3]).reshape(-1)
             if scores.dtype.kind != "f":
                 scores = scores.astype(np.float16)
-        phrases = tuple(_text(str(phrase), "phrase") for phrase in row[4])
+        phrases = tuple(checked_text(str(phrase), "phrase") for phrase in row[4])
         if not len(detected) == len(scores) == len(phrases):
             raise ValueError(f"{len(detected)} boxes, {len(scores)} confidences, {len(phrases)} phrases")
     except (ValueError, TypeError, OverflowError) as error:
@@ -216,7 +190,12 @@ def _detections(row: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray, tuple[str
     return detected, scores, phrases
 
 
-def _text(text: str, what: str) -> str:
+def checked_text(text: str, what: str) -> str:
+    """A caption or phrase, found to be of bounded length and writable as UTF-8.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
     if len(text) > MAX_TEXT:
         raise ValueError(f"{what} too long: {len(text):,} characters, at most {MAX_TEXT:,}")
     try:
@@ -243,7 +222,7 @@ def _images(tar: Path, expected: Collection[int]) -> Iterator[_Image | Quarantin
             key, kind = _key_and_kind(name)
             if problem or kind not in ("jpg", "jpeg", "json"):
                 yield Quarantined(name, problem or "unknown kind of file")
-            elif not _KEY.fullmatch(key):
+            elif not KEY.fullmatch(key):
                 yield Quarantined(name, "unusable name: not 1 to 64 letters, digits, _ and -")
             elif kind == "json":
                 described = True

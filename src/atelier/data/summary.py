@@ -20,7 +20,7 @@ class ShardSummary:
         name: of its tar (which is not there when ``samples`` is 0).
         samples: in it.
         covers: raw examples that it stands for, quarantined ones included.
-        last: whether it ends its raw tar.
+        last: whether it ends its raw unit (a tar, say).
         fields: name → [dtype, shape], null where a dimension varies.
         quarantined: the raw examples that are not in it.
         boxes: counts of kept, clipped and dropped boxes.

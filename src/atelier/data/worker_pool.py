@@ -20,9 +20,10 @@ from typing import Any
 
 from atelier import errors
 from atelier.data.encoder import EncoderSpec
-from atelier.data.lane import Report, Settings
+from atelier.data.lane import Report
 from atelier.data.quarantine import Quarantined
 from atelier.data.raw_source import RawSource
+from atelier.data.settings import Settings
 from atelier.errors import AtelierError
 from atelier.storage.folder import OutputFolder
 

@@ -20,9 +20,9 @@ def check(project: Path, profile: str, artifacts: str, tracking_uri: str) -> Non
     """
     from atelier.tracking.runs import ping
 
-    if profile == "paper" and not Path("/dev/nvidia0").exists():
+    if profile != "laptop" and not Path("/dev/nvidia0").exists():
         raise ConfigError(
-            "the profile paper trains the published size and there is no GPU here",
+            f"the profile {profile} trains the published size and there is no GPU here",
             "PROFILE=laptop runs the tiny twin here; the paper's size runs on a cluster",
         )
     check_memory()

@@ -1,7 +1,11 @@
 """What the diffusion recipes share: noising, the target of a prediction type, and weighted losses."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import diffusers
 import torch
 from diffusers import SchedulerMixin
 from torch import Tensor, nn
@@ -45,6 +49,16 @@ class NoiseSchedule:
             "sample": lambda: x,
         }[self.prediction_type]()
         return signal * x + sigma * noise, target
+
+
+def load_scheduler(base: Path) -> SchedulerMixin:
+    """The base folder's scheduler, of whatever class its configuration names."""
+    path = base / "scheduler" / "scheduler_config.json"
+    name = str(json.loads(path.read_text())["_class_name"])
+    kind: Any = getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        raise ConfigError(f"{path} names {name!r}, which is no scheduler of diffusers", "correct the base folder")
+    return kind.from_pretrained(base / "scheduler")  # type: ignore[attr-defined]  # mypy narrows Any to a bare type
 
 
 def box_weights(boxes: Tensor, masks: Tensor, size: tuple[int, int], inside: float) -> Tensor:

@@ -19,6 +19,7 @@ from atelier.training.config import TrainConfig
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
     from PIL import Image
+    from torch import Tensor
 
     from atelier.recipes.igligen_xl_objective import Encoder, Objective
     from atelier.recipes.layouts import Layout
@@ -136,6 +137,13 @@ class Recipe:
     profile: str
     config: Config
     name: str = "igligen_xl"
+    twin: str = "sdxl_twin"
+    raw_form: str = "sa1b"
+
+    @property
+    def box_rules(self) -> dict[str, float | int]:
+        """The fields of ``data.settings.Settings`` that say which boxes are trained on."""
+        return {"min_confidence": self.config.min_confidence, "max_boxes": self.config.max_boxes}
 
     def encoder(self, base: Path) -> "Encoder":
         """Raw examples to training arrays, with the base's own autoencoder and text encoders."""
@@ -148,6 +156,12 @@ class Recipe:
         from atelier.recipes.igligen_xl_objective import Objective
 
         return Objective(self, base)
+
+    def export(self, base: Path, adapter: "dict[str, Tensor]", folder: Path) -> dict[str, int]:
+        """Writes what was trained as a diffusers folder over the base; returns parameter counts."""
+        from atelier.convert.gligen_sdxl import export
+
+        return export(base, adapter, folder)
 
     def layouts(self, count: int, seed: int) -> "list[Layout]":
         """Held-out layouts to sample and judge."""

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from atelier.errors import ConfigError
 
-RECIPES = ("igligen_xl",)
+RECIPES = ("gligen_coco", "igligen_xl")
 
 
 def names() -> tuple[str, ...]:

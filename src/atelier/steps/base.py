@@ -10,6 +10,7 @@ from atelier.storage.digest import sha256_file, sha256_json
 from atelier.storage.manifest import Manifest
 
 VERSION = 1
+FOREIGN = (".onnx", ".onnx_data", ".msgpack", ".xml", ".ckpt")
 
 
 def run(*, recipe: str, profile: str, pretrain: bool, uri: str, seed: int, artifacts: str) -> Manifest:
@@ -24,7 +25,8 @@ def run(*, recipe: str, profile: str, pretrain: bool, uri: str, seed: int, artif
     """
     from atelier.recipes.registry import get
 
-    own = get(recipe, profile).config.base_model
+    chosen = get(recipe, profile)
+    own = chosen.config.base_model
     if pretrain:
         if uri or own:
             raise ConfigError(
@@ -35,13 +37,13 @@ def run(*, recipe: str, profile: str, pretrain: bool, uri: str, seed: int, artif
 
         return step.run(recipe=recipe, profile=profile, seed=seed, artifacts=artifacts)
     place = uri or own
-    return _fetched(place, artifacts) if place else _shipped(artifacts)
+    return _fetched(place, chosen.twin, artifacts) if place else _shipped(chosen.twin, artifacts)
 
 
-def _shipped(artifacts: str) -> Manifest:
+def _shipped(twin: str, artifacts: str) -> Manifest:
     from atelier.recipes.twins.assets import shipped
 
-    folder = shipped("sdxl_twin")
+    folder = shipped(twin)
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     digests = {name: sha256_file(folder / name) for name in names}
 
@@ -49,39 +51,42 @@ def _shipped(artifacts: str) -> Manifest:
         import shutil
 
         shutil.copytree(folder, ctx.out.path, dirs_exist_ok=True)
-        ctx.note(source="shipped sdxl_twin")
+        ctx.note(source=f"shipped {twin}")
         return "base", {}
 
     return _step({"shipped": sha256_json(digests)}, produce, artifacts)
 
 
-def _fetched(uri: str, artifacts: str) -> Manifest:
+def _fetched(uri: str, twin: str, artifacts: str) -> Manifest:
+    from atelier.recipes.twins.assets import PARTS
+
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
-        fetch_folder(uri, ctx.out.path)
+        fetch_folder(uri, ctx.out.path, PARTS[twin])
         ctx.note(source=uri)
         return "base", {}
 
-    return _step({"uri": uri}, produce, artifacts)
+    return _step({"uri": uri, "parts": PARTS[twin]}, produce, artifacts)
 
 
-def fetch_folder(uri: str, folder: Path) -> None:
-    """Downloads the parts of a diffusers SDXL folder; what is there already is kept.
+def fetch_folder(uri: str, folder: Path, parts: tuple[str, ...]) -> None:
+    """Downloads parts (subfolders) of a diffusers folder; what is there already is kept.
 
     Raises:
         DataError: a part is missing at the URI.
     """
-    from atelier.recipes.twins.assets import SDXL_PARTS
     from atelier.storage.transfer import download, expand, file_name
 
     root = uri.rstrip("/")
     wanted = {"model_index.json": f"{root}/model_index.json"}
-    for part in SDXL_PARTS:
-        for url in expand(f"{root}/{part}/"):
-            name = file_name(url)
-            # Repositories hold the same weights in other formats and precisions beside the one that is opened.
-            foreign = name.endswith((".bin", ".onnx", ".onnx_data", ".msgpack", ".xml")) or ".fp16." in name
-            if not foreign:
-                wanted[f"{part}/{name}"] = url
+    for part in parts:
+        # Repositories hold the same weights in other formats and precisions beside the one that is opened.
+        urls = {
+            name: url
+            for url in expand(f"{root}/{part}/")
+            if ".fp16." not in (name := file_name(url)) and ".non_ema." not in name and not name.endswith(FOREIGN)
+        }
+        safe = any(name.endswith(".safetensors") for name in urls)
+        wanted |= {f"{part}/{name}": url for name, url in urls.items() if not (safe and name.endswith(".bin"))}
     missing = [name for name in wanted if not (folder / name).is_file()]
     progress = Progress("fetching the base", len(wanted), "files", start=len(wanted) - len(missing))
     for name in missing:

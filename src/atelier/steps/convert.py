@@ -16,8 +16,8 @@ def run(*, training: Manifest, base: Manifest, recipe: str, profile: str, artifa
     """
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
-        from atelier.convert.gligen_sdxl import export
         from atelier.convert.training_checkpoint import trainable_state
+        from atelier.recipes.registry import get
 
         progress = ctx.progress("converting", 3, "parts")
         folder = ctx.inputs["training"].fetch_all()
@@ -26,7 +26,7 @@ def run(*, training: Manifest, base: Manifest, recipe: str, profile: str, artifa
         averaged = training.metadata["config"]["ema_decay"] is not None
         adapter = trainable_state(folder / "checkpoint", average=averaged)
         progress.advance()
-        counts = export(ctx.inputs["base"].fetch_all(), adapter, ctx.out.path)
+        counts = get(recipe, profile).export(ctx.inputs["base"].fetch_all(), adapter, ctx.out.path)
         progress.advance()
         return "model", {"recipe": recipe, "profile": profile, "parameters": counts}
 

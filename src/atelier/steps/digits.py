@@ -1,35 +1,33 @@
-"""Digits: real handwritten digits drawn onto canvases, in the very form in which SA-1B is published."""
+"""Digits: real handwritten digits drawn onto canvases, in the very form in which a recipe's raw data is published."""
 
-import math
 from typing import Any
 
+from atelier.data import raw_form
 from atelier.errors import ConfigError
 from atelier.steps.runtime import StepContext, run_step
 from atelier.storage.manifest import Manifest
 
 VERSION = 1
-IMAGES_PER_TAR = 1000
 
 
-def run(*, images: int, seed: int, artifacts: str) -> Manifest:
-    """A manifest of kind ``sa1b-source``: ``sa_*.tar``, ``captions.parquet``, ``boxes/sa_*.npy``.
+def run(*, images: int, seed: int, artifacts: str, form: str = "sa1b") -> Manifest:
+    """A manifest of kind ``<form>-source``: the files of ``data.digits_sa1b`` or ``data.digits_coco``.
 
     Args:
         images: how many canvases.
         seed: seeds layouts and drawing.
+        form: see ``data.raw_form``.
 
     Raises:
-        ConfigError: no images, or a negative seed.
+        ConfigError: no images, a negative seed, or an unknown form.
     """
     if images < 1 or seed < 0:
         raise ConfigError(f"images={images}, seed={seed}", "images must be 1 or more, seed 0 or more")
+    chosen = raw_form.form(form)
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
-        from atelier.data.digits_sa1b import write_sa1b
-
-        tars = math.ceil(images / IMAGES_PER_TAR)
-        write_sa1b(ctx.out.path, images=images, tars=tars, seed=seed)
-        return "sa1b-source", {"images": images, "tars": tars, "seed": seed, "source": "UCI handwritten digits"}
+        facts = chosen.draw(ctx.out.path, images, seed)
+        return f"{form}-source", {"images": images, **facts, "seed": seed, "source": "UCI handwritten digits"}
 
     return run_step(
         name="source",
@@ -37,6 +35,6 @@ def run(*, images: int, seed: int, artifacts: str) -> Manifest:
         module=__name__,
         produce=produce,
         inputs={},
-        params={"images": images, "seed": seed},
+        params={"images": images, "seed": seed, "form": form},
         artifacts=artifacts,
     )

@@ -1,4 +1,4 @@
-"""Preprocess: raw tars to WebDataset shards of latents, embeddings and boxes, by the recipe's encoder."""
+"""Preprocess: raw data to WebDataset shards of latents, embeddings and boxes, by the recipe's encoder."""
 
 import time
 from pathlib import Path
@@ -29,7 +29,7 @@ def run(
     """A manifest of kind ``shards``, see ``atelier.data.preprocess`` for its files and metadata.
 
     Args:
-        raw: kind ``sa1b-raw``.
+        raw: kind ``sa1b-raw`` or ``coco-raw``.
         base: the frozen base (VAE and text encoders).
         samples_per_shard, batch_size, max_quarantined: 0 takes the recipe's own.
         workers: processes that encode; 0 is one for each GPU. No part of the cache key: it changes no byte.
@@ -47,8 +47,7 @@ def run(
         "samples_per_shard": samples_per_shard or chosen.config.samples_per_shard,
         "batch_size": batch_size or chosen.config.encode_batch,
         "max_quarantined": max_quarantined or chosen.config.max_quarantined,
-        "min_confidence": chosen.config.min_confidence,
-        "max_boxes": chosen.config.max_boxes,
+        **chosen.box_rules,
     }
     counts = (params["samples_per_shard"], params["batch_size"], workers + 1)
     if min(counts) < 1 or not 0 <= params["max_quarantined"] < 1:
@@ -59,21 +58,20 @@ def run(
         )
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
-        from atelier.data.preprocess import EncoderSpec, RawSource, Settings, preprocess
+        from atelier.data.preprocess import EncoderSpec, Settings, open_source, preprocess
         from atelier.data.quarantine import Quarantine
 
         base_folder = str(ctx.inputs["base"].fetch_all())
         began = time.monotonic()
         metadata = preprocess(
-            RawSource(raw),
+            open_source(raw),
             EncoderSpec(f"{__name__}:make_encoder", {"recipe": recipe, "profile": profile, "base": base_folder}),
             ctx.out,
             Settings(
                 res=params["resolution"],
                 samples_per_shard=params["samples_per_shard"],
                 batch=params["batch_size"],
-                min_confidence=params["min_confidence"],
-                max_boxes=params["max_boxes"],
+                **chosen.box_rules,
             ),
             Quarantine(params["max_quarantined"], ctx.out.path / "quarantine.jsonl"),
             total=raw.metadata.get("images"),

@@ -22,27 +22,30 @@ def run(*, recipe: str, profile: str, seed: int, artifacts: str) -> Manifest:
     Raises:
         ConfigError: the profile is not a twin's.
     """
+    from atelier.recipes.registry import get
+
     if profile != "laptop":
         raise ConfigError(f"profile {profile} has a published base, nothing to pretrain", "use PROFILE=laptop")
+    chosen = get(recipe, profile)
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
         import torch
 
-        from atelier.recipes.registry import get
         from atelier.recipes.twins import make
+        from atelier.recipes.twins.shape import shape
         from atelier.training.launcher import LocalLauncher
 
         torch.set_num_threads(PROCESSES)
-        size = get(recipe, profile).config.resolution
+        size, twin = chosen.config.resolution, shape(chosen.twin)
         folder = ctx.out.path
-        facts = make.parts(folder, size, seed)
+        facts = make.parts(twin, folder, size, seed)
         training = folder / TRAINING
-        plan = {"parts": str(folder), "size": size, "seed": seed, "folder": str(training)}
+        plan = {"twin": chosen.twin, "parts": str(folder), "size": size, "seed": seed, "folder": str(training)}
         config = folder / ".unet-training.json"
         config.write_text(json.dumps(plan))
         launcher = LocalLauncher(environment={"DS_ACCELERATOR": "cpu"})
         launcher.run("atelier.steps.pretrain_worker", [str(config)], PROCESSES, folder / ".logs")
-        make.finish(folder, training / "checkpoint", size)
+        make.finish(twin, folder, training / "checkpoint", size)
         ctx.note(source="pretrained", **facts)
         return "base", {}
 
@@ -54,7 +57,12 @@ def run(*, recipe: str, profile: str, seed: int, artifacts: str) -> Manifest:
         inputs={},
         params={"recipe": recipe, "profile": profile, "seed": seed},
         artifacts=artifacts,
-        extra_modules=(f"atelier.recipes.{recipe}", "atelier.steps.pretrain_worker"),
+        # Reached by name: the recipe, its twin's shape, and the ranks' module.
+        extra_modules=(
+            f"atelier.recipes.{recipe}",
+            f"atelier.recipes.twins.{chosen.twin.removesuffix('_twin')}",
+            "atelier.steps.pretrain_worker",
+        ),
     )
 
 

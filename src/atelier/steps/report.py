@@ -1,9 +1,7 @@
 """Report: the run's page, gathered from the manifests and files of the steps before it."""
 
-import io
 import json
 import shutil
-import tarfile
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +13,7 @@ from atelier.errors import AtelierError, DataError
 from atelier.evaluation.figures import Picture, Series, open_image
 from atelier.evaluation.report import Lineage, Pair, Report, page
 from atelier.steps.artifact import Artifact
+from atelier.steps.canvases import canvases, word
 from atelier.steps.runtime import StepContext, run_step
 from atelier.storage.digest import sha256_bytes
 from atelier.storage.inputs import InputFolder
@@ -144,18 +143,11 @@ def _pair(folder: InputFolder, entry: dict[str, Any], verdict: dict[str, Any]) -
         return Picture(
             open_image(folder.fetch(entry[which])),
             entry["boxes"],
-            [_word(phrase) for phrase in entry["phrases"]],
+            [word(phrase) for phrase in entry["phrases"]],
             entry["prompt"],
         )
 
     return Pair(shown("grounded"), shown("ungrounded"), right("read"), right("read_ungrounded"))
-
-
-def _word(phrase: str) -> str:
-    """A phrase without its article, short enough for a label."""
-    words = phrase.split()
-    text = " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)
-    return text if len(text) <= 14 else text[:13] + "…"
 
 
 def _previews(folder: InputFolder) -> Iterator[tuple[int, Image.Image]]:
@@ -217,64 +209,6 @@ def _data_facts(shards: Manifest) -> dict[str, Any]:
     facts["quarantined"] = sum(quarantined.values())
     facts |= {f"of these “{reason}”": count for reason, count in quarantined.items()}
     return facts
-
-
-def canvases(folder: InputFolder, most: int) -> list[Picture]:
-    """The first pictures of the first tar, cut to the centre square, with boxes and phrases where there are any."""
-    tars = folder.names("*.tar") + folder.names("*.tar.gz")
-    if not tars:
-        return []
-    tar = min(tars)
-    rows = _boxes(folder, Path(tar).name.split(".")[0])
-    shown: list[Picture] = []
-    with tarfile.open(folder.fetch(tar), "r:*") as archive:
-        for member in archive:
-            if len(shown) == most:
-                break
-            if not member.name.endswith(".jpg"):
-                continue
-            data = archive.extractfile(member)
-            try:
-                image = _centre_square(Image.open(io.BytesIO(data.read() if data else b"")).convert("RGB"))
-            except OSError:
-                continue  # preprocess has quarantined and counted it
-            caption, boxes, phrases = rows.get(_number(member.name), ("", [], []))
-            shown.append(Picture(image, boxes, [_word(phrase) for phrase in phrases], caption))
-    return shown
-
-
-def _centre_square(image: Image.Image) -> Image.Image:
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return image.crop((left, top, left + side, top + side))
-
-
-def _number(name: str) -> int:
-    digits = "".join(sign for sign in Path(name).stem if sign.isdigit())
-    return int(digits) if digits else -1
-
-
-def _boxes(folder: InputFolder, tar: str) -> dict[int, tuple[str, list[list[float]], list[str]]]:
-    """Caption, boxes (xyxy of the centre square) and phrases by image number, from the tar's boxes file."""
-    from atelier.data.safe_npy import load_object_array
-
-    name = next((name for name in folder.names("*.npy") if Path(name).stem == tar), None)
-    if name is None:
-        return {}
-    try:
-        rows = load_object_array(folder.fetch(name))
-    except DataError:
-        return {}
-    found = {}
-    for index, caption, boxes, scores, phrases in rows:
-        kept = [place for place, score in enumerate(scores) if float(score) > 0.25]
-        corners = []
-        for place in kept:
-            x, y, w, h = (float(value) for value in boxes[place])
-            corners.append([max(x - w / 2, 0.0), max(y - h / 2, 0.0), min(x + w / 2, 1.0), min(y + h / 2, 1.0)])
-        found[int(index)] = (str(caption), corners, [str(phrases[place]) for place in kept])
-    return found
 
 
 def _lineage(manifests: dict[str, Manifest]) -> list[Lineage]:

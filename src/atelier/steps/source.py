@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from atelier.data import raw_form
 from atelier.errors import ConfigError
 from atelier.steps.runtime import StepContext, run_step
 from atelier.storage.manifest import Manifest
@@ -9,24 +10,51 @@ from atelier.storage.manifest import Manifest
 VERSION = 1
 
 
-def run(*, tars: str, captions: str, boxes: str, images: int, seed: int, artifacts: str) -> Manifest:
-    """A manifest of kind ``sa1b-source`` (files of drawn digits) or ``source-uris`` (metadata alone).
+def run(
+    *,
+    tars: str,
+    captions: str,
+    boxes: str,
+    images: int,
+    seed: int,
+    artifacts: str,
+    pictures: str = "",
+    recipe: str = "igligen_xl",
+    profile: str = "laptop",
+) -> Manifest:
+    """A manifest of kind ``<form>-source`` (files of drawn digits) or ``source-uris`` (metadata alone).
+
+    The form is that of the recipe's raw data: of ``tars``, ``captions`` and ``boxes`` (SA-1B) or ``pictures``,
+    ``captions`` and ``boxes`` (COCO).
 
     Raises:
-        ConfigError: tars without captions or boxes, or these without tars.
+        ConfigError: some of the form's URIs are missing, or one is given that it does not know.
     """
-    uris = {"tars": tars, "captions": captions, "boxes": boxes}
+    from atelier.recipes.registry import get
+
+    form = raw_form.form(get(recipe, profile).raw_form)
+    given = {"tars": tars, "pictures": pictures, "captions": captions, "boxes": boxes}
+    unknown = [name for name, uri in given.items() if uri and name not in form.folders]
+    if unknown:
+        raise ConfigError(
+            f"{' and '.join(unknown)} given, but recipe {recipe} reads {form.name} data",
+            f"give {', '.join(form.folders)}",
+        )
+    uris = {name: given[name] for name in form.folders}
     if not any(uris.values()):
         from atelier.steps.digits import run as draw
 
-        return draw(images=images, seed=seed, artifacts=artifacts)
-    missing = [name for name, uri in uris.items() if not uri]
+        return draw(images=images, seed=seed, artifacts=artifacts, form=form.name)
+    missing = [name for name, uri in uris.items() if not uri and name not in form.optional]
     if missing:
-        raise ConfigError(f"no URI for {' and '.join(missing)}", "give tars, captions and boxes together, or none")
+        raise ConfigError(
+            f"no URI for {' and '.join(missing)}", f"give {', '.join(form.folders)} together, or none of them"
+        )
+    facts = {"form": form.name, **{name: uri for name, uri in uris.items() if uri}}
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
-        return "source-uris", dict(uris)
+        return "source-uris", facts
 
     return run_step(
-        name="source", version=VERSION, module=__name__, produce=produce, inputs={}, params=uris, artifacts=artifacts
+        name="source", version=VERSION, module=__name__, produce=produce, inputs={}, params=facts, artifacts=artifacts
     )

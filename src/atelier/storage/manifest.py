@@ -1,6 +1,7 @@
 """What a folder holds: every file with size and sha256, what it is and how it was made."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -55,15 +56,18 @@ class Manifest:
         """Sum of the files' sizes."""
         return sum(entry.bytes for entry in self.files)
 
+    @functools.cached_property
+    def _by_path(self) -> dict[str, FileEntry]:
+        return {entry.path: entry for entry in self.files}
+
     def file(self, name: str) -> FileEntry:
         """The entry of file ``name``.
 
         Raises:
             DataError: there is none.
         """
-        for entry in self.files:
-            if entry.path == name:
-                return entry
+        if name in self._by_path:
+            return self._by_path[name]
         raise DataError(
             f"{self.uri}: its manifest lists no file {name!r}",
             f"it holds {len(self.files)} files, e.g. {[entry.path for entry in self.files[:3]]}",

@@ -5,8 +5,11 @@ from pathlib import Path
 
 from atelier.errors import ConfigError
 
-#: The parts of an SDXL folder that training and sampling read.
-SDXL_PARTS = ("scheduler", "tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "vae", "unet")
+#: The parts of each base's folder that training and sampling read, by the name of its twin.
+PARTS = {
+    "sdxl_twin": ("scheduler", "tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "vae", "unet"),
+    "sd_twin": ("scheduler", "tokenizer", "text_encoder", "vae", "unet"),
+}
 
 
 def shipped(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Teaches the SDXL twin to draw digits from captions, before any layout is known: the "pre-trained base".
+"""Teaches a twin to draw digits from captions, before any layout is known: the "pre-trained base".
 
 What made it work (facts of an earlier trial): a curriculum. At first most canvases carry one digit four times on a
 2×2 grid, so that the caption's word is the only thing to learn; later come singles and mixed canvases.
@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from atelier.data import digits
 from atelier.recipes.denoising import NoiseSchedule, box_weights, compute_dtype, weighted_mse
-from atelier.recipes.sdxl_text import SDXLText
-from atelier.recipes.twins import sdxl
+from atelier.recipes.twins.shape import TwinShape, make_scheduler
 from atelier.training.protocol import Draws
 
 
@@ -80,6 +79,10 @@ class CurriculumDataset:
         return {"image": image, "caption": digits.caption(layout), "boxes": boxes, "mask": mask}
 
 
+TEXT = "text."
+"""Begins the names of a batch's text embeddings."""
+
+
 class BaseObjective:
     """Trains the whole twin UNet on captioned canvases (``atelier.training.protocol.Objective``).
 
@@ -88,14 +91,15 @@ class BaseObjective:
         size: pixels of a canvas's side.
     """
 
-    def __init__(self, parts: Path, size: int) -> None:
+    def __init__(self, shape: TwinShape, parts: Path, size: int) -> None:
+        self.shape, self.size = shape, size
         self.vae = AutoencoderKL.from_pretrained(parts / "vae").eval().requires_grad_(False)
-        self.text = SDXLText.load(parts)
-        self.size = size
-        self.schedule = NoiseSchedule.of(sdxl.make_scheduler())
+        self.embed = shape.open_text(parts)
+        self._empty = self.embed([""])
+        self.schedule = NoiseSchedule.of(make_scheduler())
 
     def build(self) -> nn.Module:
-        return sdxl.make_unet(self.size // 4)
+        return self.shape.make_unet(self.size // 4)
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         return [{"params": list(model.parameters()), "name": "unet"}]
@@ -105,11 +109,9 @@ class BaseObjective:
         """Draws become latents and text embeddings here, on the fly: encoding is 6 % of a step of this size."""
         images = torch.from_numpy(np.stack([s["image"] for s in samples])).permute(0, 3, 1, 2).float() / 127.5 - 1
         latents = self.vae.encode(images).latent_dist.mean * self.vae.config["scaling_factor"]
-        prompt, pooled = self.text.prompts([s["caption"] for s in samples])
         return {
             "latents": latents,
-            "prompt": prompt,
-            "pooled": pooled,
+            **{TEXT + name: states for name, states in self.embed([s["caption"] for s in samples]).items()},
             "boxes": torch.from_numpy(np.stack([s["boxes"] for s in samples])),
             "masks": torch.from_numpy(np.stack([s["mask"] for s in samples])),
         }
@@ -118,17 +120,19 @@ class BaseObjective:
         x: Tensor = batch["latents"]
         timesteps = self.schedule.timesteps(draws, power=0.7)
         noised, target = self.schedule.noised(x, draws.normal(x.shape[1:]), timesteps)
-        keep = (~draws.chance(0.1)).float()
-        ids = torch.tensor([self.size, self.size, 0, 0, self.size, self.size], dtype=x.dtype).expand(len(x), -1)
-        dtype = compute_dtype(model)
-        prediction = model(
-            noised.to(dtype),
-            timesteps,
-            (batch["prompt"] * keep[:, None, None]).to(dtype),
-            added_cond_kwargs={"text_embeds": (batch["pooled"] * keep[:, None]).to(dtype), "time_ids": ids},
-        ).sample
+        keep, dtype = ~draws.chance(0.1), compute_dtype(model)
+        text = {
+            name: self._kept(batch[TEXT + name], keep, empty.to(x.device)).to(dtype)
+            for name, empty in self._empty.items()
+        }
+        prediction = model(noised.to(dtype), timesteps, **self.shape.unet_arguments(text, self.size)).sample
         weights = box_weights(batch["boxes"], batch["masks"], (x.shape[2], x.shape[3]), inside=4.0)
         return {"loss": weighted_mse(prediction, target, weights).mean()}
+
+    def _kept(self, states: Tensor, keep: Tensor, empty: Tensor) -> Tensor:
+        """Embeddings [B, …] with those of dropped captions replaced as the base's sampler does without a prompt."""
+        keep = keep.view(-1, *[1] * (states.dim() - 1))
+        return states * keep.float() if self.shape.empty_is_zeros else torch.where(keep, states, empty)
 
     def trainable_state(self, model: nn.Module) -> dict[str, Tensor]:
         return dict(model.state_dict())
@@ -145,7 +149,7 @@ class BaseObjective:
         from atelier.recipes.twins.make import TOKENS
 
         with torch.device("meta"):
-            model = sdxl.make_unet(self.size // 4)
+            model = self.shape.make_unet(self.size // 4)
         return 3.0 * unet_forward_flops(model, self.size // 4, 0, TOKENS)
 
 

@@ -1,4 +1,4 @@
-"""Makes the SDXL twin's folder part by part; what is there already is kept."""
+"""Makes a twin's folder part by part; what is there already is kept."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from atelier.convert.training_checkpoint import trainable_state
 from atelier.data import digits
-from atelier.recipes.twins import sdxl, text, vae
+from atelier.recipes.twins import text, vae
+from atelier.recipes.twins.shape import TwinShape, make_scheduler
 from atelier.training.config import TrainConfig
 
 WORDS = ("a", "an", "and", ",", *digits.WORDS)
@@ -36,7 +37,7 @@ def base_train_config(seed: int) -> TrainConfig:
     )
 
 
-def parts(folder: Path, size: int, seed: int) -> dict[str, float]:
+def parts(shape: TwinShape, folder: Path, size: int, seed: int) -> dict[str, float]:
     """Tokenizers, text encoders, autoencoder and scheduler into ``folder``.
 
     Args:
@@ -46,15 +47,15 @@ def parts(folder: Path, size: int, seed: int) -> dict[str, float]:
         ``text_right`` (share of captions read rightly) and ``vae_psnr`` in dB, of the parts made now.
     """
     facts: dict[str, float] = {}
-    if not (folder / "text_encoder_2").is_dir():
-        facts["text_right"] = _make_text(folder, seed)
+    if not all((folder / name).is_dir() for name in shape.index if name.startswith("text_encoder")):
+        facts["text_right"] = _make_text(shape, folder, seed)
     if not (folder / "vae").is_dir():
         facts["vae_psnr"] = _make_vae(folder, size, seed)
-    sdxl.make_scheduler().save_pretrained(folder / "scheduler")
+    make_scheduler().save_pretrained(folder / "scheduler")
     return facts
 
 
-def _make_text(folder: Path, seed: int) -> float:
+def _make_text(shape: TwinShape, folder: Path, seed: int) -> float:
     rng = np.random.default_rng([seed, 1])
 
     def examples(count: int) -> tuple[list[str], Tensor]:
@@ -66,9 +67,9 @@ def _make_text(folder: Path, seed: int) -> float:
         return captions, target
 
     tokenizer = text.make_tokenizer(WORDS, TOKENS)
-    first, second = text.make_encoders(tokenizer, sdxl.TEXT_WIDTH, seed)
-    right = text.teach(tokenizer, first, second, examples, classes=10, steps=250)
-    text.save(folder, tokenizer, first, second)
+    encoders = shape.make_text(tokenizer, seed)
+    right = text.teach(tokenizer, encoders, examples, classes=10, steps=250)
+    text.save(folder, tokenizer, *encoders)
     return right
 
 
@@ -86,31 +87,21 @@ def _make_vae(folder: Path, size: int, seed: int) -> float:
     return psnr
 
 
-def finish(folder: Path, checkpoint: Path, size: int) -> None:
+def finish(shape: TwinShape, folder: Path, checkpoint: Path, size: int) -> None:
     """Writes the trained UNet's moving average (in half precision: half the bytes to ship) and the folder's index."""
-    unet = sdxl.make_unet(size // 4)
+    unet = shape.make_unet(size // 4)
     unet.load_state_dict(trainable_state(checkpoint, average=True))
     unet.half().save_pretrained(folder / "unet")
-    write_index(folder)
+    write_index(shape, folder)
 
 
-def write_index(folder: Path) -> None:
-    """``model_index.json`` of an SDXL pipeline, as diffusers writes it."""
+def write_index(shape: TwinShape, folder: Path) -> None:
+    """``model_index.json`` of the base's pipeline, as diffusers writes it."""
     scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
     index: dict[str, Any] = {
-        "_class_name": "StableDiffusionXLPipeline",
         "_diffusers_version": json.loads((folder / "vae" / "config.json").read_text())["_diffusers_version"],
-        "force_zeros_for_empty_prompt": True,
-        "add_watermarker": False,
         "scheduler": ["diffusers", scheduler],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "tokenizer_2": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
+        **shape.index,
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     for part, opened in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):

@@ -1,9 +1,9 @@
-"""The twins' two CLIP text encoders and their tokenizer, made from the captions' own words.
+"""The twins' CLIP text encoders and their tokenizer, made from the captions' own words.
 
 SDXL reads a prompt through two encoders: the next-to-last hidden states of both, side by side, and the projected
-end-of-text state of the second ("pooled"). A twin has the same two at 2 layers, taught for a few seconds to tell
-from the end-of-text state which digits a caption names, then frozen. A random, untaught encoder also carries the
-words, but so weakly beside the position embedding that a tiny UNet never finds them.
+end-of-text state of the second ("pooled"); SD 1.x through one. A twin has as many at 2 layers, taught for a few
+seconds to tell from the end-of-text state which digits a caption names, then frozen. A random, untaught encoder also
+carries the words, but so weakly beside the position embedding that a tiny UNet never finds them.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from atelier.errors import ConfigError
 from atelier.progress import Progress
+
+TextEncoder = CLIPTextModel | CLIPTextModelWithProjection
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -52,10 +54,15 @@ def make_tokenizer(words: Sequence[str], max_length: int) -> CLIPTokenizer:
     return tokenizer
 
 
-def make_encoders(tokenizer: CLIPTokenizer, width: int, seed: int) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
-    """Two fresh encoders of 2 layers and ``width`` channels; the second projects its end-of-text state.
+def make_encoders(
+    tokenizer: CLIPTokenizer, width: int, seed: int, projected: Sequence[bool] = (False, True)
+) -> tuple[TextEncoder, ...]:
+    """Fresh encoders of 2 layers and ``width`` channels, SDXL's two by default.
 
     Token embeddings start at 25 times CLIP's usual scale: at 0.02 the LayerNorms see mostly position.
+
+    Args:
+        projected: of each, whether it projects its end-of-text state.
     """
     torch.manual_seed(seed)
     config = CLIPTextConfig(
@@ -70,11 +77,11 @@ def make_encoders(tokenizer: CLIPTokenizer, width: int, seed: int) -> tuple[CLIP
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    first, second = CLIPTextModel(config), CLIPTextModelWithProjection(config)
+    encoders = tuple(CLIPTextModelWithProjection(config) if own else CLIPTextModel(config) for own in projected)
     with torch.no_grad():
-        for model in (first, second):
+        for model in encoders:
             model.get_input_embeddings().weight.mul_(25)
-    return first, second
+    return encoders
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
@@ -84,27 +91,31 @@ def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
     ).input_ids
 
 
+def pooled(encoder: TextEncoder, ids: Tensor) -> Tensor:
+    """The end-of-text state [B, W], projected where the encoder has a projection."""
+    made = encoder(ids)
+    state: Tensor = made.text_embeds if isinstance(encoder, CLIPTextModelWithProjection) else made.pooler_output
+    return state
+
+
 def teach(
     tokenizer: CLIPTokenizer,
-    first: CLIPTextModel,
-    second: CLIPTextModelWithProjection,
+    encoders: Sequence[TextEncoder],
     examples: Callable[[int], tuple[list[str], Tensor]],
     classes: int,
     steps: int = 500,
     batch: int = 64,
 ) -> float:
-    """Teaches both end-of-text states which classes a caption names; then standardises them in place.
+    """Teaches every end-of-text state which classes a caption names; then standardises them in place.
 
     Args:
         examples: batch size → (captions, multi-hot [B, classes]).
 
     Returns:
-        the share of captions whose every class both states tell rightly, at the end.
+        the share of captions whose every class the first encoder's state tells rightly, at the end.
     """
-    heads = nn.ModuleList(
-        [nn.Linear(first.config.hidden_size, classes), nn.Linear(second.config.projection_dim, classes)]
-    )
-    parameters = [*first.parameters(), *second.parameters(), *heads.parameters()]
+    heads = nn.ModuleList([nn.Linear(encoder.config.hidden_size, classes) for encoder in encoders])
+    parameters = [parameter for model in (*encoders, heads) for parameter in model.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps, pct_start=0.1)
     progress = Progress("text encoders", steps, "steps")
@@ -112,7 +123,7 @@ def teach(
     for _ in range(steps):
         captions, target = examples(batch)
         ids = tokenize(tokenizer, captions)
-        logits = [heads[0](first(ids).pooler_output), heads[1](second(ids).text_embeds)]
+        logits = [head(pooled(encoder, ids)) for head, encoder in zip(heads, encoders, strict=True)]
         loss = torch.stack([F.binary_cross_entropy_with_logits(x, target) for x in logits]).sum()
         optimizer.zero_grad()
         loss.backward()
@@ -121,33 +132,33 @@ def teach(
         right = float(((logits[0] > 0) == target.bool()).all(1).float().mean())
         progress.advance(loss=loss.item(), right=right)
     captions, _ = examples(2048)
-    standardise(tokenizer, first, second, captions)
+    ids = tokenize(tokenizer, captions)
+    for encoder in encoders:
+        standardise(encoder, ids)
     return right
 
 
 @torch.no_grad()
-def standardise(
-    tokenizer: CLIPTokenizer, first: CLIPTextModel, second: CLIPTextModelWithProjection, captions: Sequence[str]
-) -> None:
-    """Folds a per-channel standardisation of the end-of-text states into the last LayerNorm and the projection.
+def standardise(encoder: TextEncoder, ids: Tensor) -> None:
+    """Folds a per-channel standardisation of the end-of-text state into the last LayerNorm and the projection.
 
     The states of different captions share a large common part; centred, what remains is the words.
     """
-    first_norm, second_norm = first.final_layer_norm, second.text_model.final_layer_norm
-    ids = tokenize(tokenizer, captions)
-    pooled = first(ids).pooler_output
-    mean, std = pooled.mean(0), pooled.std(0).clamp_min(1e-3)
-    first_norm.bias.copy_((first_norm.bias - mean) / std)
-    first_norm.weight.div_(std)
-    pooled = second.text_model(ids).pooler_output
-    second_norm.bias.sub_(pooled.mean(0))
-    embeds = second(ids).text_embeds
-    second.text_projection.weight.div_(embeds.std(0).clamp_min(1e-3)[:, None])
+    if isinstance(encoder, CLIPTextModelWithProjection):
+        norm = encoder.text_model.final_layer_norm
+        norm.bias.sub_(encoder.text_model(ids).pooler_output.mean(0))
+        encoder.text_projection.weight.div_(encoder(ids).text_embeds.std(0).clamp_min(1e-3)[:, None])
+        return
+    norm = encoder.final_layer_norm
+    state = encoder(ids).pooler_output
+    mean, std = state.mean(0), state.std(0).clamp_min(1e-3)
+    norm.bias.copy_((norm.bias - mean) / std)
+    norm.weight.div_(std)
 
 
-def save(folder: Path, tokenizer: CLIPTokenizer, first: CLIPTextModel, second: CLIPTextModelWithProjection) -> None:
-    """Writes tokenizer, tokenizer_2, text_encoder and text_encoder_2 as SDXL's folder has them."""
-    for name in ("tokenizer", "tokenizer_2"):
-        tokenizer.save_pretrained(folder / name)
-    first.save_pretrained(folder / "text_encoder")
-    second.save_pretrained(folder / "text_encoder_2")
+def save(folder: Path, tokenizer: CLIPTokenizer, *encoders: TextEncoder) -> None:
+    """Writes tokenizer and text_encoder, tokenizer_2 and text_encoder_2, … as diffusers' folders have them."""
+    for number, encoder in enumerate(encoders, start=1):
+        suffix = f"_{number}" if number > 1 else ""
+        tokenizer.save_pretrained(folder / f"tokenizer{suffix}")
+        encoder.save_pretrained(folder / f"text_encoder{suffix}")

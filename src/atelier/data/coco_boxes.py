@@ -1,0 +1,48 @@
+"""COCO's boxes in the square that the model sees: short side resized, centre cropped, clipped."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+Box = tuple[float, float, float, float]
+
+
+class CroppedBox(NamedTuple):
+    """A box of the square: xyxy in its pixels, and normalised to [0, 1]."""
+
+    box_px: Box
+    normalised: Box
+
+
+def transform(box_xyxy: Box, size_wh: tuple[int, int], image_size: int, min_area: float = 0.01) -> CroppedBox | None:
+    """A pixel box of the original image in the square of ``image_size``, by the published rule of GLIGEN on COCO.
+
+    ``scale = image_size / min(W, H)``; the crop's offset is ``(side * scale - image_size) // 2``; the corners are
+    clipped to the square. Nothing is changed in place.
+
+    Args:
+        box_xyxy: corners in pixels of the original.
+        size_wh: (W, H) of the original.
+        min_area: least share of the square.
+
+    Returns:
+        None where less than ``min_area``, or nothing, is left of it, or a corner is not finite.
+    """
+    if not np.isfinite(box_xyxy).all():
+        return None
+    scale = image_size / min(size_wh)
+    left, top = ((side * scale - image_size) // 2 for side in size_wh)
+    x0, y0, x1, y1 = (
+        min(max(value * scale - offset, 0.0), float(image_size))
+        for value, offset in zip(box_xyxy, (left, top, left, top), strict=True)
+    )
+    if x1 <= x0 or y1 <= y0 or (x1 - x0) * (y1 - y0) / image_size**2 < min_area:
+        return None
+    corners = (x0, y0, x1, y1)
+    return CroppedBox(corners, (x0 / image_size, y0 / image_size, x1 / image_size, y1 / image_size))
+
+
+def largest(boxes: np.ndarray, limit: int) -> np.ndarray:
+    """Rows of the ``limit`` largest of [n, 4] boxes (xyxy), the largest first; of equal ones the earlier first."""
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return np.argsort(-area, kind="stable")[:limit]

@@ -1,0 +1,37 @@
+"""One image with everything that a source knows about it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class RawExample:
+    """One image of a raw source.
+
+    Attributes:
+        key: unique in the source; no dot, e.g. ``"sa_<id>"``.
+        image: the file's bytes (JPEG, PNG or WebP).
+        original_size: (H, W) in pixels.
+        caption: text; the first where there are several.
+        boxes: float32 [n, 4], xyxy in [0, 1] of the centre crop.
+        scores: [n], the detector's confidence; 1 for what people drew.
+        phrases: n texts.
+        clipped, dropped: boxes that reached over the crop's border, and boxes that were of no use.
+        captions: all of them, for a source that has several a picture; else empty.
+        boxes_px: float64 [n, 4], xyxy in pixels of the original image, for a source that states them so.
+        phrase_embeddings: float16 [n, D], for a source that brings them.
+    """
+
+    key: str
+    image: bytes
+    original_size: tuple[int, int]
+    caption: str
+    boxes: np.ndarray
+    scores: np.ndarray
+    phrases: tuple[str, ...]
+    clipped: int = 0
+    dropped: int = 0
+    captions: tuple[str, ...] = ()
+    boxes_px: np.ndarray | None = None
+    phrase_embeddings: np.ndarray | None = None

@@ -1,0 +1,74 @@
+"""What the GLIGEN recipes share: how the adapter starts, its parameter groups, padded boxes, what a step costs."""
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+
+from atelier.models.grounded_unet import adapter_parameters
+
+
+class AdapterStart(Protocol):
+    """The fields of a recipe's configuration that say how a fresh adapter starts."""
+
+    @property
+    def gate_start(self) -> float: ...
+
+    @property
+    def position_gain(self) -> float | None: ...
+
+    @property
+    def fuser_gain(self) -> float | None: ...
+
+
+@torch.no_grad()
+def start_adapter(unet: nn.Module, config: AdapterStart) -> None:
+    """Sets the gates, and makes matrices orthogonal where the configuration gives them a gain."""
+    for name, parameter in adapter_parameters(unet).items():
+        gain = config.position_gain if name.startswith("position_net.") else config.fuser_gain
+        if name.endswith(("alpha_attn", "alpha_dense")):
+            parameter.fill_(config.gate_start)
+        elif gain is not None and parameter.dim() == 2:
+            nn.init.orthogonal_(parameter, gain)
+
+
+def adapter_groups(model: nn.Module, gate_lr: float | None) -> list[dict[str, Any]]:
+    """AdamW's groups, the gates in one of their own: they may have another learning rate."""
+    named = adapter_parameters(model)
+    alphas = [p for name, p in named.items() if ".alpha_" in name]
+    others = [p for name, p in named.items() if ".alpha_" not in name]
+    group: dict[str, Any] = {"params": alphas, "name": "gates"}
+    if gate_lr is not None:
+        group["lr"] = gate_lr
+    return [{"params": others, "name": "adapter"}, group]
+
+
+def pad_boxes(samples: list[dict[str, Any]], limit: int) -> dict[str, Tensor]:
+    """``boxes`` [B, limit, 4], ``masks`` [B, limit] and ``phrases`` [B, limit, D] of shard samples, float32; the
+    samples are left as they are."""
+    width = samples[0]["phrases"].shape[-1]
+    boxes = np.zeros((len(samples), limit, 4), np.float32)
+    masks = np.zeros((len(samples), limit), np.float32)
+    phrases = np.zeros((len(samples), limit, width), np.float32)
+    for row, sample in enumerate(samples):
+        used = min(len(sample["json"]["boxes"]), limit)
+        if used:
+            boxes[row, :used] = sample["json"]["boxes"][:used]
+            phrases[row, :used] = sample["phrases"][:used]
+            masks[row, :used] = 1
+    return {name: torch.from_numpy(array) for name, array in (("boxes", boxes), ("masks", masks), ("phrases", phrases))}
+
+
+def training_flops(base: Path, resolution: int, max_boxes: int) -> float:
+    """Twice the base's forward pass (activations need gradients, weights do not) + three times the adapter's."""
+    from atelier.models.flops import adapter_training_flops
+
+    config = UNet2DConditionModel.load_config(base / "unet")
+    tokens = json.loads((base / "text_encoder" / "config.json").read_text())["max_position_embeddings"]
+    vae = AutoencoderKL.load_config(base / "vae")
+    latent = resolution // 2 ** (len(vae["block_out_channels"]) - 1)
+    return adapter_training_flops(config, latent, max_boxes, tokens)

@@ -1,0 +1,53 @@
+"""Pictures to latents, as the encoders of all latent recipes need them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from atelier.storage.digest import sha256_file, sha256_json
+
+
+class LatentEncoder:
+    """A base folder's autoencoder.
+
+    The latent is the posterior's mean: Stable Diffusion's autoencoders have a standard deviation of about 1e-4 of it,
+    and a drawn sample would freeze one draw for the whole training.
+    """
+
+    PIXELS_PER_PASS = 2**17
+    """On a CPU the autoencoder is fastest on as many pixels as its activations fit the caches with."""
+
+    def __init__(self, base: Path) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.vae = AutoencoderKL.from_pretrained(base / "vae").eval().requires_grad_(False).to(self.device)
+
+    @torch.no_grad()
+    def __call__(self, images: np.ndarray) -> Tensor:
+        """uint8 [B, res, res, 3] → scaled latents [B, C, h, w]."""
+        return torch.cat([self._latents(part) for part in torch.from_numpy(images).split(self._images(images))])
+
+    def _images(self, images: np.ndarray) -> int:
+        """Images in one pass of the autoencoder."""
+        if self.device.type != "cpu":
+            return len(images)
+        return max(1, self.PIXELS_PER_PASS // (images.shape[1] * images.shape[2]))
+
+    def _latents(self, images: Tensor) -> Tensor:
+        x = images.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        latents: Tensor = self.vae.encode(x).latent_dist.mean * self.vae.config["scaling_factor"]
+        return latents
+
+
+def half(x: Tensor) -> np.ndarray:
+    """A tensor as float16 array on the CPU."""
+    return x.half().cpu().numpy()
+
+
+def parts_digest(base: Path, parts: Iterable[str]) -> str:
+    """The digest of every file in some of a base folder's parts: what an encoder's output depends on."""
+    files = sorted(p for part in parts for p in (base / part).rglob("*") if p.is_file())
+    return sha256_json({p.relative_to(base).as_posix(): sha256_file(p) for p in files})

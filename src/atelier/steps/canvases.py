@@ -1,0 +1,95 @@
+"""A few pictures of the raw data, for the report."""
+
+import io
+import tarfile
+from pathlib import Path
+
+from PIL import Image
+
+from atelier.errors import DataError
+from atelier.evaluation.figures import Picture
+from atelier.storage.inputs import InputFolder
+
+
+def canvases(folder: InputFolder, most: int) -> list[Picture]:
+    """The first pictures, cut to the centre square, with boxes and phrases where there are any."""
+    return _of_coco(folder, most) if folder.manifest.kind == "coco-raw" else _of_tars(folder, most)
+
+
+def _of_coco(folder: InputFolder, most: int) -> list[Picture]:
+    from atelier.data.coco_source import COCOSource
+    from atelier.data.quarantine import Quarantined
+    from atelier.data.settings import Settings
+
+    source, shown = COCOSource(folder.manifest), list[Picture]()
+    for example in source.first(most):
+        if isinstance(example, Quarantined):
+            continue  # preprocess has counted it
+        image = _centre_square(Image.open(io.BytesIO(example.image)).convert("RGB"))
+        chosen = source.select(example, Settings(res=image.width, samples_per_shard=1, batch=1))
+        shown.append(Picture(image, chosen.boxes.tolist(), [word(phrase) for phrase in chosen.phrases], chosen.caption))
+    return shown
+
+
+def _of_tars(folder: InputFolder, most: int) -> list[Picture]:
+    tars = folder.names("*.tar") + folder.names("*.tar.gz")
+    if not tars:
+        return []
+    tar = min(tars)
+    rows = _boxes(folder, Path(tar).name.split(".")[0])
+    shown: list[Picture] = []
+    with tarfile.open(folder.fetch(tar), "r:*") as archive:
+        for member in archive:
+            if len(shown) == most:
+                break
+            if not member.name.endswith(".jpg"):
+                continue
+            data = archive.extractfile(member)
+            try:
+                image = _centre_square(Image.open(io.BytesIO(data.read() if data else b"")).convert("RGB"))
+            except OSError:
+                continue  # preprocess has quarantined and counted it
+            caption, boxes, phrases = rows.get(_number(member.name), ("", [], []))
+            shown.append(Picture(image, boxes, [word(phrase) for phrase in phrases], caption))
+    return shown
+
+
+def _centre_square(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def _number(name: str) -> int:
+    digits = "".join(sign for sign in Path(name).stem if sign.isdigit())
+    return int(digits) if digits else -1
+
+
+def _boxes(folder: InputFolder, tar: str) -> dict[int, tuple[str, list[list[float]], list[str]]]:
+    """Caption, boxes (xyxy of the centre square) and phrases by image number, from the tar's boxes file."""
+    from atelier.data.safe_npy import load_object_array
+
+    name = next((name for name in folder.names("*.npy") if Path(name).stem == tar), None)
+    if name is None:
+        return {}
+    try:
+        rows = load_object_array(folder.fetch(name))
+    except DataError:
+        return {}
+    found = {}
+    for index, caption, boxes, scores, phrases in rows:
+        kept = [place for place, score in enumerate(scores) if float(score) > 0.25]
+        corners = []
+        for place in kept:
+            x, y, w, h = (float(value) for value in boxes[place])
+            corners.append([max(x - w / 2, 0.0), max(y - h / 2, 0.0), min(x + w / 2, 1.0), min(y + h / 2, 1.0)])
+        found[int(index)] = (str(caption), corners, [str(phrases[place]) for place in kept])
+    return found
+
+
+def word(phrase: str) -> str:
+    """A phrase without its article, short enough for a label."""
+    words = phrase.split()
+    text = " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)
+    return text if len(text) <= 14 else text[:13] + "…"
