@@ -17,7 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from atelier.errors import ConfigError
 from atelier.progress import Progress
 
-TextEncoder = CLIPTextModel | CLIPTextModelWithProjection
+TextEncoder: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
