@@ -12,6 +12,17 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """What a kind returns whose case is JSON alone: our values and the expected ones, by name.
+
+    Tensors are compared to the case's tolerance, everything else for equality.
+    """
+
+    ours: dict[str, Any]
+    expected: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Case:
     """One golden case on disk.
 
@@ -29,8 +40,9 @@ class Case:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """Everything in the safetensors file: ``w.`` weights, ``in.`` inputs, ``out.`` outputs."""
-        return load_file(self.path.with_suffix(".safetensors"))
+        """Everything in the safetensors file: ``w.`` weights, ``in.`` inputs, ``out.`` outputs; {} without a file."""
+        path = self.path.with_suffix(".safetensors")
+        return load_file(path) if path.exists() else {}
 
     def _under(self, prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
@@ -70,11 +82,13 @@ class Case:
 
     @property
     def tolerance(self) -> tuple[float, float]:
-        """(atol, rtol) from the JSON's sentence.
+        """(atol, rtol) from the JSON's sentence; a case of JSON alone that has none is compared almost exactly.
 
         Raises:
             ValueError: the sentence names none.
         """
+        if "tolerance" not in self.spec and not self.tensors:
+            return 1e-9, 1e-9
         found = re.search(r"atol\s*=?\s*([\d.eE+-]+)[,;\s]+rtol\s*=?\s*([\d.eE+-]+)", str(self.spec["tolerance"]))
         if not found:
             raise ValueError(f"{self.path}: no atol and rtol in {self.spec['tolerance']!r}")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
 
-from atelier.convert.gligen_sdxl import export
+from atelier.convert.pipeline_folder import export
 from atelier.errors import ConfigError
 from atelier.models.grounded_unet import adapter_parameters, attach
 from atelier.recipes.twins.sdxl import make_unet

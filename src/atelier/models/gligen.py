@@ -4,11 +4,28 @@ Parameter names and shapes are those of the released checkpoints (original ldm a
 names), so that weights move between the three without renaming.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atelier.models.fourier import fourier_embedding
+
+
+class ScaledTokens(NamedTuple):
+    """Grounding tokens with the strength at which the fusers take them in.
+
+    They travel where plain tokens travel, so a strength a step (the original's ``alpha_type``) needs nothing that is
+    switched on a module and could be left switched.
+
+    Attributes:
+        tokens: [B, N, context_dim].
+        scale: multiplies tanh of both gates; 1 is the trained layer, 0 the identity.
+    """
+
+    tokens: Tensor
+    scale: float
 
 
 class GatedGEGLU(nn.Module):
@@ -85,17 +102,18 @@ class GatedSelfAttention(nn.Module):
         self.alpha_dense = nn.Parameter(torch.tensor(0.0))
         self.enabled = True
 
-    def attend(self, x: Tensor, objs: Tensor) -> Tensor:
+    def attend(self, x: Tensor, objs: Tensor, scale: float = 1.0) -> Tensor:
         """The first gated residual: x [B, V, query_dim] attends to itself and objs [B, N, context_dim]."""
         tokens = self.norm1(torch.cat((x, self.linear(objs)), dim=1))
-        return x + self.alpha_attn.tanh() * self.attn(tokens[:, : x.shape[1]], tokens)
+        return x + scale * self.alpha_attn.tanh() * self.attn(tokens[:, : x.shape[1]], tokens)
 
-    def forward(self, x: Tensor, objs: Tensor) -> Tensor:
+    def forward(self, x: Tensor, objs: Tensor | ScaledTokens) -> Tensor:
         """x [B, V, query_dim], objs [B, N, context_dim] → [B, V, query_dim]."""
         if not self.enabled:
             return x
-        x = self.attend(x, objs)
-        return x + self.alpha_dense.tanh() * self.ff(self.norm2(x))
+        tokens, scale = objs if isinstance(objs, ScaledTokens) else (objs, 1.0)
+        x = self.attend(x, tokens, scale)
+        return x + scale * self.alpha_dense.tanh() * self.ff(self.norm2(x))
 
 
 class PositionNet(nn.Module):
@@ -129,8 +147,8 @@ class PositionNet(nn.Module):
         boxes: Tensor | None = None,
         masks: Tensor | None = None,
         positive_embeddings: Tensor | None = None,
-        objs: Tensor | None = None,
-    ) -> Tensor:
+        objs: Tensor | ScaledTokens | None = None,
+    ) -> Tensor | ScaledTokens:
         """Grounding tokens [B, N, out_dim].
 
         Args:

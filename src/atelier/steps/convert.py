@@ -16,7 +16,7 @@ def run(*, training: Manifest, base: Manifest, recipe: str, profile: str, artifa
     """
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
-        from atelier.convert.gligen_sdxl import export
+        from atelier.convert.pipeline_folder import export
         from atelier.convert.training_checkpoint import trainable_state
 
         progress = ctx.progress("converting", 3, "parts")

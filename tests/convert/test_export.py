@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
-from atelier.convert.gligen_sdxl import ADAPTER, export
+from atelier.convert.pipeline_folder import ADAPTER, export
 from atelier.errors import ConfigError
 from atelier.models.grounded_unet import adapter_parameters, attach, is_adapter_key
 from atelier.recipes.twins.sdxl import make_unet
