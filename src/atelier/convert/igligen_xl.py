@@ -1,7 +1,7 @@
 """IGLIGEN-XL's folder: ``DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`` needs nothing of ours.
 
-The folder carries its pipeline's code as one file and its index names that file. Where Atelier is installed, the same
-folder opens in ``atelier.sampling`` without remote code.
+The folder carries its pipeline's code as one file and its index names that file. A folder without code, which opens in
+``atelier.sampling``, is ``--to diffusers``.
 """
 
 from pathlib import Path

@@ -19,7 +19,14 @@ from atelier.storage.atomic import os_errors
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MAX_SHARD = "5GB"
-_OF_SAFETENSORS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_OF_SAFETENSORS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,  # a text encoder's position ids, beside a UNet in one file
+    "I32": torch.int32,
+}
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 _FOREIGN = ("omegaconf.", "typing.")
 
@@ -65,7 +72,7 @@ def shapes_of(weights: Mapping[str, Weight]) -> dict[str, Shape]:
 
 
 def cast(weights: Weights, dtype: torch.dtype | None) -> Weights:
-    """The weights, to be written as ``dtype``."""
+    """The weights, to be written as ``dtype``; None: as stored."""
     return {name: replace(weight, to=dtype) for name, weight in weights.items()}
 
 
@@ -82,7 +89,7 @@ def of_safetensors(path: Path) -> Weights:
     """The tensors of a safetensors file.
 
     Raises:
-        DataError: it is none, is cut off, or holds other than floating point numbers.
+        DataError: it is none, is cut off, or holds numbers of a type that no checkpoint has.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -98,7 +105,7 @@ def of_safetensors(path: Path) -> Weights:
         with os_errors(path), safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  not a dict
                 piece = file.get_slice(name)
-                dtype = getattr(torch, _OF_SAFETENSORS[piece.get_dtype()])
+                dtype = _OF_SAFETENSORS[piece.get_dtype()]
                 weights[name] = Weight(tuple(piece.get_shape()), dtype, reader(name))
     except SafetensorError as error:
         raise DataError(f"{path} is no whole safetensors file ({error})", "copy or download it again") from error

@@ -21,11 +21,12 @@ class ScaledTokens(NamedTuple):
 
     Attributes:
         tokens: [B, N, context_dim].
-        scale: multiplies tanh of both gates; 1 is the trained layer, 0 the identity.
+        scale: multiplies tanh of both gates; 1 is the trained layer, 0 the identity. A number, or a row a sample
+            [B, 1, 1].
     """
 
     tokens: Tensor
-    scale: float
+    scale: float | Tensor
 
 
 class GatedGEGLU(nn.Module):
@@ -102,7 +103,7 @@ class GatedSelfAttention(nn.Module):
         self.alpha_dense = nn.Parameter(torch.tensor(0.0))
         self.enabled = True
 
-    def attend(self, x: Tensor, objs: Tensor, scale: float = 1.0) -> Tensor:
+    def attend(self, x: Tensor, objs: Tensor, scale: float | Tensor = 1.0) -> Tensor:
         """The first gated residual: x [B, V, query_dim] attends to itself and objs [B, N, context_dim]."""
         tokens = self.norm1(torch.cat((x, self.linear(objs)), dim=1))
         return x + scale * self.alpha_attn.tanh() * self.attn(tokens[:, : x.shape[1]], tokens)
