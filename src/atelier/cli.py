@@ -1,5 +1,4 @@
-"""The command line: ``atelier run``, ``list``, ``status``, ``logs``, ``compile``, ``sample``, ``resume``, ``ui``,
-``doctor``.
+"""The command line: ``atelier run``, ``list``, ``status``, ``logs``, ``compile``, ``convert``, ``sample``, ``resume`` …
 
 Every option can also be given as an environment variable (``ATELIER_SET``, ``ATELIER_PROFILE`` …): so the Makefile
 passes on what a person typed without a shell ever reading it. Imports are inside the commands: help is instant.
@@ -73,6 +72,15 @@ def _parser() -> argparse.ArgumentParser:
 
     compiled = command("compile", _compile, "write every pipeline as Kubeflow YAML to build/pipelines/")
     compiled.add_argument("pipeline", nargs="?", default=os.environ.get("ATELIER_PIPELINE", ""))
+
+    convert = command("convert", _convert, "convert a GLIGEN checkpoint from one form to another (docs/convert.md)")
+    convert.add_argument("source", type=Path, help="a checkpoint of any form; which one is found out")
+    convert.add_argument("target", type=Path, help="what to write; must not exist")
+    convert.add_argument("--to", default="", metavar="FORM", help="diffusers, unet, original, adapter or igligen-xl")
+    convert.add_argument("--base", type=Path, metavar="FOLDER", help="the base model's diffusers folder")
+    convert.add_argument("--dtype", default="", help="fp32, fp16 or bf16; default: as stored")
+    convert.add_argument("--average", action="store_true", help="the moving average of the trained weights")
+    convert.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of one weight file (default 5GB)")
 
     from atelier.sampling import command as sample
 
@@ -215,6 +223,15 @@ def _compile(arguments: argparse.Namespace) -> int:
 
     for path in compile_all(_project(), arguments.pipeline or None):
         print(path)
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from atelier.convert.conversion import convert
+
+    given = vars(arguments)
+    names = ("source", "target", "to", "base", "dtype", "average", "max_shard_size")
+    print("\n".join(convert(**{name: given[name] for name in names}).lines))
     return 0
 
 

@@ -1,17 +1,19 @@
 """Compares our code with golden cases, tensor by tensor."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tests.parity import gligen, gligen_pipelines
-from tests.parity.case import Case
+from tests.parity import gligen, gligen_data, gligen_original, gligen_pipelines
+from tests.parity.case import Case, Comparison
 
-SYSTEMS: dict[str, dict[str, Callable[[Case], dict[str, Tensor]]]] = {
-    "gligen": gligen.KINDS | gligen_pipelines.KINDS,
+Kind = Callable[[Case], dict[str, Tensor] | Comparison]
+SYSTEMS: dict[str, dict[str, Kind]] = {
+    "gligen": {**gligen.KINDS, **gligen_original.KINDS, **gligen_data.KINDS, **gligen_pipelines.KINDS},
 }
 
 
@@ -42,25 +44,31 @@ def judge(case: Case) -> Verdict:
     if case.kind not in known:
         return Verdict(case.name, False, f"unknown kind {case.system}/{case.kind}")
     try:
-        ours = known[case.kind](case)
-        return _compare(case, ours)
+        result = known[case.kind](case)
+        if not isinstance(result, Comparison):
+            result = Comparison(dict(result), dict(case.outputs))
+        return _compare(case, result.ours, result.expected)
     except Exception as error:  # one broken case must not hide the others
         return Verdict(case.name, False, f"{type(error).__name__}: {error}")
 
 
-def _compare(case: Case, ours: dict[str, Tensor]) -> Verdict:
+def _compare(case: Case, ours: Mapping[str, Any], expected: Mapping[str, Any]) -> Verdict:
     atol, rtol = case.tolerance
-    missing = sorted(case.outputs.keys() - ours.keys())
-    if missing or not case.outputs:
+    missing = sorted(expected.keys() - ours.keys())
+    if missing or not expected:
         return Verdict(case.name, False, f"outputs not computed: {missing or 'the case has none'}")
     worst, wrong = 0.0, []
-    for name, expected in case.outputs.items():
-        actual = ours[name].detach().float()
-        if actual.shape != expected.shape:
-            wrong.append(f"{name}: shape {tuple(actual.shape)} for {tuple(expected.shape)}")
+    for name, wanted in expected.items():
+        if not isinstance(wanted, Tensor):
+            if ours[name] != wanted:
+                wrong.append(f"{name}: {ours[name]!r} for {wanted!r}"[:200])
             continue
-        difference = float((actual - expected.float()).abs().max()) if expected.numel() else 0.0
+        actual, wanted = ours[name].detach().double(), wanted.double()
+        if actual.shape != wanted.shape:
+            wrong.append(f"{name}: shape {tuple(actual.shape)} for {tuple(wanted.shape)}")
+            continue
+        difference = float((actual - wanted).abs().max()) if wanted.numel() else 0.0
         worst = max(worst, difference)
-        if not torch.allclose(actual, expected.float(), atol=atol, rtol=rtol):
+        if not torch.allclose(actual, wanted, atol=atol, rtol=rtol):
             wrong.append(f"{name}: max_abs={difference:.3g}")
-    return Verdict(case.name, not wrong, "; ".join(wrong) if wrong else f"max_abs={worst:.3g}")
+    return Verdict(case.name, not wrong, "; ".join(wrong[:10]) if wrong else f"max_abs={worst:.3g}")

@@ -9,7 +9,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
-from atelier.convert.gligen_sd import ADAPTER, export
+from atelier.convert.pipeline_folder import ADAPTER, export
 from atelier.data.raw_example import RawExample
 from atelier.errors import ConfigError, DataError
 from atelier.models.grounded_unet import adapter_parameters, attach, is_adapter_key

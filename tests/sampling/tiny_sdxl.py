@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from atelier.convert.gligen_sdxl import export
+from atelier.convert.pipeline_folder import export
 from atelier.models.grounded_unet import adapter_parameters, attach
 from atelier.recipes.twins.sdxl import make_unet
 from tests.recipes.twin import write_twin

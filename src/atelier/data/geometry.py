@@ -7,6 +7,7 @@ one pixel off). Source: GLIGEN-XL's ``get_top_left_y1_x1``.
 import io
 
 import numpy as np
+from numpy.typing import DTypeLike
 from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -85,9 +86,9 @@ def _opened(data: bytes) -> Image.Image:
     return image
 
 
-def cxcywh_to_xyxy(boxes: np.ndarray) -> np.ndarray:
-    """[n, 4] centre and size to corners, in float32."""
-    boxes = boxes.astype(np.float32).reshape(-1, 4)
+def cxcywh_to_xyxy(boxes: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+    """[n, 4] centre and size to corners, computed in ``dtype``."""
+    boxes = boxes.astype(dtype).reshape(-1, 4)
     half = boxes[:, 2:] / 2
     return np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
 
@@ -96,6 +97,9 @@ def crop_box(
     xyxy: tuple[float, float, float, float], original_size: tuple[int, int], res: int, min_share: float = 0.0
 ) -> tuple[float, float, float, float] | None:
     """A pixel box of the original image as normalised xyxy of the centre crop.
+
+    A function of its arguments alone: the box that is given stays as it is (GLIGEN's COCO loader writes the result
+    back into its list, so that boxes shrink from epoch to epoch).
 
     Args:
         min_share: least area inside the crop, as a share of the crop.

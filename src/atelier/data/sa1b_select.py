@@ -27,8 +27,16 @@ class CleanBoxes(NamedTuple):
     dropped: int
 
 
-def clean(cxcywh: np.ndarray) -> CleanBoxes:
-    """Corners of [n, 4] boxes (cxcywh of the crop, any float type), clipped to the crop."""
+def clean(cxcywh: np.ndarray, parity: bool = False) -> CleanBoxes:
+    """Corners of [n, 4] boxes (cxcywh of the crop, any float type), clipped to the crop.
+
+    Args:
+        parity: as upstream's loader: corners computed and rounded in fp16, nothing dropped; boxes of no area and those
+            that are not finite stay in.
+    """
+    if parity:
+        exact = np.clip(cxcywh_to_xyxy(cxcywh, np.float16), 0, 1).astype(np.float32)
+        return CleanBoxes(exact, np.arange(len(exact)), 0, 0)
     corners = cxcywh_to_xyxy(cxcywh)
     finite = np.isfinite(corners).all(axis=1)
     inside = np.clip(np.nan_to_num(corners), 0, 1)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from atelier.errors import ConfigError
 from atelier.models.gligen import GatedSelfAttention, PositionNet
+from atelier.models.keys import require_same_keys
 
 
 def blocks(unet: UNet2DConditionModel) -> Iterator[tuple[str, BasicTransformerBlock]]:
@@ -103,21 +104,15 @@ def load_adapter(unet: UNet2DConditionModel, state: dict[str, Tensor]) -> None:
     """Loads fusers and position net; every key must be there and none besides.
 
     Raises:
-        ConfigError: lists the missing, unknown and misshapen keys.
+        ConfigError: counts and lists the missing, unknown and misshapen keys.
     """
     own = adapter_parameters(unet)
-    missing = sorted(own.keys() - state.keys())
-    unknown = sorted(state.keys() - own.keys())
-    misshapen = [
-        f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
-        for k in sorted(own.keys() & state.keys())
-        if state[k].shape != own[k].shape
-    ]
-    if missing or unknown or misshapen:
-        raise ConfigError(
-            f"the adapter does not fit this UNet: missing {missing}, unknown {unknown}, misshapen {misshapen}",
-            "use the adapter with the base model it was trained on",
-        )
+    require_same_keys(
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+        {name: tuple(parameter.shape) for name, parameter in own.items()},
+        "the adapter does not fit this UNet",
+        "use the adapter with the base model it was trained on",
+    )
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(state[name])

@@ -159,7 +159,7 @@ class Recipe:
 
     def export(self, base: Path, adapter: "dict[str, Tensor]", folder: Path) -> dict[str, int]:
         """Writes what was trained as a diffusers folder over the base; returns parameter counts."""
-        from atelier.convert.gligen_sdxl import export
+        from atelier.convert.pipeline_folder import export
 
         return export(base, adapter, folder)
 

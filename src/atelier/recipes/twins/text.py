@@ -8,6 +8,7 @@ carries the words, but so weakly beside the position embedding that a tiny UNet 
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
