@@ -7,7 +7,6 @@ decides everything.
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,8 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from atelier.errors import ConfigError
-
-Boxes = Sequence[Sequence[float]]
+from atelier.sampling.layout_input import Boxes
 
 
 def keep_mask(boxes: Boxes, height: int, width: int) -> Tensor:
