@@ -133,3 +133,17 @@ def test_what_cannot_be_bundled_is_said() -> None:
         bundle(igligen_xl.MODULE, "absent", "")
     with pytest.raises(ValueError, match=r"imports atelier\.storage\.uri as uris"):
         bundle("atelier.storage.folder", "OutputFolder", "")
+
+
+def test_two_definitions_of_one_name_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "studio"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "one.py").write_text("SIDE = 2\n\ndef area(n):\n    'Ω'\n    return n * SIDE\n")
+    method = "    def size(self):\n        return 'Ω', area(SIDE), SIDE\n"
+    (package / "two.py").write_text(f"from studio.one import area\n\nSIDE = 5\n\nclass Box:\n{method}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("atelier.convert.bundle.PACKAGE", "studio")
+    made: dict[str, type] = {}
+    exec(bundle("studio.two", "Box", "about"), made)  # noqa: S102  what the bundle is for
+    assert made["Box"]().size() == ("Ω", 10, 5)

@@ -6,6 +6,7 @@ names of ours at their top, unaliased (``from atelier.x import name``), or bundl
 
 import ast
 import importlib.util
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,9 +24,18 @@ class _Module:
     foreign: dict[str, str] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
 
-    def text(self, node: ast.stmt) -> str:
+    def text(self, node: ast.stmt, renamed: dict[str, str]) -> str:
+        """A definition's source, with the names in ``renamed`` replaced."""
+        lines = [line.encode() for line in self.lines]  # columns are counted in bytes
+        places = [n for n in ast.walk(node) if isinstance(n, ast.Name) and n.id in renamed]
+        for place in sorted(places, key=lambda place: place.col_offset, reverse=True):
+            line, end = lines[place.lineno - 1], place.col_offset + len(place.id.encode())
+            lines[place.lineno - 1] = line[: place.col_offset] + renamed[place.id].encode() + line[end:]
         first = min((d.lineno for d in getattr(node, "decorator_list", [])), default=node.lineno)
-        return "\n".join(self.lines[first - 1 : node.end_lineno])
+        text = b"\n".join(lines[first - 1 : node.end_lineno]).decode()
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in renamed:
+            text = re.sub(rf"\b(def|class) {node.name}\b", rf"\1 {renamed[node.name]}", text, count=1)
+        return text
 
 
 def bundle(module: str, name: str, about: str) -> str:
@@ -34,34 +44,37 @@ def bundle(module: str, name: str, about: str) -> str:
     Args:
         about: the file's docstring.
 
+    Of two modules' definitions of one name the later one found gets its module's name added.
+
     Raises:
-        ValueError: a module uses a form of import that cannot be followed, or two of them define the same name.
+        ValueError: a module uses a form of import that cannot be followed.
     """
     imports: dict[str, str] = {}
-    definitions: dict[str, tuple[str, str]] = {}
-    visited: set[tuple[str, str]] = set()
+    definitions: dict[str, str] = {}
+    called: dict[tuple[str, str], str] = {}
 
     def visit(where: str, what: str) -> None:
-        if (where, what) in visited:
+        if (where, what) in called:
             return
-        visited.add((where, what))
+        taken = what in called.values()
+        called[where, what] = f"{what}_of_{where.rpartition('.')[2]}" if taken else what
         parsed = _parse(where)
         if what not in parsed.definitions:
             raise ValueError(f"{where} does not define {what}: import it from where it is defined")
         node = parsed.definitions[what]
+        renamed = {what: called[where, what]}
         for used in _names_in(node, where):
-            if used in parsed.definitions:
-                visit(where, used)
-            elif used in parsed.own:
-                visit(parsed.own[used], used)
+            if used in parsed.definitions or used in parsed.own:
+                origin = where if used in parsed.definitions else parsed.own[used]
+                visit(origin, used)
+                renamed[used] = called[origin, used]
             elif used in parsed.foreign and imports.setdefault(used, parsed.foreign[used]) != parsed.foreign[used]:
                 raise ValueError(f"{used} is imported from two places: {imports[used]}, {parsed.foreign[used]}")
-        if definitions.setdefault(what, (where, parsed.text(node)))[0] != where:
-            raise ValueError(f"{what} is defined in {definitions[what][0]} and in {where}")
+        definitions[called[where, what]] = parsed.text(node, {n: to for n, to in renamed.items() if n != to})
 
     visit(module, name)
     parts = [f'"""{about}"""', "\n".join(sorted(set(imports.values())))]
-    return "\n\n\n".join([*parts, *(text for _, text in definitions.values())]) + "\n"
+    return "\n\n\n".join([*parts, *definitions.values()]) + "\n"
 
 
 @cache

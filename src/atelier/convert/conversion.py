@@ -16,7 +16,7 @@ from atelier.convert.weights import DTYPES, MAX_SHARD, Weights, cast, of_folder,
 from atelier.errors import ConfigError, DataError
 from atelier.models.gligen import GatedSelfAttention, PositionNet
 from atelier.models.grounded_unet import is_adapter_key
-from atelier.models.keys import require_same_keys
+from atelier.models.keys import Shape, require_same_keys
 from atelier.storage.atomic import fsync_folder, os_errors, replace_file
 
 TARGETS = ("diffusers", "unet", "original", "adapter", "igligen-xl")
@@ -154,14 +154,14 @@ def check_alone(adapter: Weights, what: str) -> None:
     blocks = sorted({name.partition(".fuser.")[0] for name in shapes if ".fuser." in name})
     text = shapes.get("position_net.null_positive_feature", (1,))[0]
     hidden = shapes.get(unet_folder.HIDDEN, (512,))[0]
-    width = shapes.get("position_net.linears.4.bias", (text,))[0]
-    expected: dict[str, tuple[int, ...]] = {}
+    token = shapes.get("position_net.linears.4.bias", (text,))[0]
+    expected: dict[str, Shape] = {}
     with torch.device("meta"):
-        net = PositionNet(text, width, hidden=hidden)
+        net = PositionNet(text, token, hidden=hidden)
         expected |= {f"position_net.{name}": tuple(p.shape) for name, p in net.state_dict().items()}
         for block in blocks:
             dim = shapes.get(f"{block}.fuser.norm1.weight", (8,))[0]
-            fuser = GatedSelfAttention(dim, width, 1, dim)
+            fuser = GatedSelfAttention(dim, token, 1, dim)
             expected |= {f"{block}.fuser.{name}": tuple(p.shape) for name, p in fuser.state_dict().items()}
     require_same_keys(shapes, expected, f"{what} is no whole adapter", "convert the checkpoint that it came from again")
     if not blocks:
