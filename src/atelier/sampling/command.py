@@ -68,14 +68,14 @@ def run(arguments: argparse.Namespace) -> int:
         ConfigError: arguments that do not go together, a model or a layout that cannot be used.
         StorageError: the output cannot be written.
     """
+    for name in ("count", "batch", "steps"):
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            raise ConfigError(f"--{name} is {value}", "use at least 1")
     requests = _requests(arguments)
     single = arguments.out.suffix.lower() == ".png"
     if single and len(requests) != 1:
         raise ConfigError(f"--out {arguments.out} is one file, {len(requests)} pictures are asked for", "give a folder")
     size = parse_size(arguments.size) if arguments.size else None
-    for name in ("count", "batch", "steps"):
-        if (value := getattr(arguments, name)) is not None and value < 1:
-            raise ConfigError(f"--{name} is {value}", "use at least 1")
 
     import torch
 
