@@ -8,6 +8,7 @@ carries the words, but so weakly beside the position embedding that a tiny UNet 
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from atelier.errors import ConfigError
 from atelier.progress import Progress
 
-TextEncoder = CLIPTextModel | CLIPTextModelWithProjection
+TextEncoder: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
