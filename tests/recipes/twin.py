@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from atelier.recipes.twins import make, text, vae
-from atelier.recipes.twins.shape import make_scheduler, shape
+from atelier.recipes.twins.shape import shape
 
 
 def write_twin(folder: Path, seed: int = 0, twin: str = "sdxl_twin") -> Path:
@@ -16,6 +16,6 @@ def write_twin(folder: Path, seed: int = 0, twin: str = "sdxl_twin") -> Path:
     text.save(folder, tokenizer, *made.make_text(tokenizer, seed))
     vae.make_vae(64).save_pretrained(folder / "vae")
     made.make_unet(16).save_pretrained(folder / "unet")
-    make_scheduler().save_pretrained(folder / "scheduler")
+    made.make_scheduler().save_pretrained(folder / "scheduler")
     make.write_index(made, folder)
     return folder

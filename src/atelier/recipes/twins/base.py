@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from atelier.data import digits
 from atelier.recipes.denoising import NoiseSchedule, box_weights, compute_dtype, weighted_mse
-from atelier.recipes.twins.shape import TwinShape, make_scheduler
+from atelier.recipes.twins.shape import TwinShape
 from atelier.training.protocol import Draws
 
 
@@ -96,7 +96,7 @@ class BaseObjective:
         self.vae = AutoencoderKL.from_pretrained(parts / "vae").eval().requires_grad_(False)
         self.embed = shape.open_text(parts)
         self._empty = self.embed([""])
-        self.schedule = NoiseSchedule.of(make_scheduler())
+        self.schedule = NoiseSchedule.of(shape.make_scheduler())
 
     def build(self) -> nn.Module:
         return self.shape.make_unet(self.size // 4)

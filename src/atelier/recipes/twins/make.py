@@ -12,7 +12,7 @@ from torch import Tensor
 from atelier.convert.training_checkpoint import trainable_state
 from atelier.data import digits
 from atelier.recipes.twins import text, vae
-from atelier.recipes.twins.shape import TwinShape, make_scheduler
+from atelier.recipes.twins.shape import TwinShape
 from atelier.training.config import TrainConfig
 
 WORDS = ("a", "an", "and", ",", *digits.WORDS)
@@ -51,7 +51,7 @@ def parts(shape: TwinShape, folder: Path, size: int, seed: int) -> dict[str, flo
         facts["text_right"] = _make_text(shape, folder, seed)
     if not (folder / "vae").is_dir():
         facts["vae_psnr"] = _make_vae(folder, size, seed)
-    make_scheduler().save_pretrained(folder / "scheduler")
+    shape.make_scheduler().save_pretrained(folder / "scheduler")
     return facts
 
 

@@ -5,6 +5,7 @@ time, an autoencoder with f = 4. Attention is at the two lower of three levels (
 at the twin's upper level it would be half of the time.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformers import CLIPTokenizer
 
 from atelier.recipes.sd_text import SDText
 from atelier.recipes.twins import text
-from atelier.recipes.twins.shape import Embeddings, TwinShape
+from atelier.recipes.twins.shape import Embeddings, TwinShape, make_scheduler
 
 TEXT_WIDTH = 128
 """Channels of the text encoder."""
@@ -51,6 +52,8 @@ def _unet_arguments(embeddings: Embeddings, size: int) -> dict[str, Any]:
 
 SHAPE = TwinShape(
     make_unet=make_unet,
+    # SD's pipeline would set the offset itself, with a warning; with trailing timesteps it moves nothing.
+    make_scheduler=functools.partial(make_scheduler, steps_offset=1),
     make_text=_make_text,
     open_text=_open_text,
     unet_arguments=_unet_arguments,

@@ -68,6 +68,7 @@ def _unet_arguments(embeddings: Embeddings, size: int) -> dict[str, Any]:
 
 SHAPE = TwinShape(
     make_unet=make_unet,
+    make_scheduler=make_scheduler,
     make_text=_make_text,
     open_text=_open_text,
     unet_arguments=_unet_arguments,

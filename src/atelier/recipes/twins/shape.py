@@ -22,6 +22,7 @@ class TwinShape:
 
     Attributes:
         make_unet: side of the latent → a fresh UNet.
+        make_scheduler: the noise schedule.
         make_text: tokenizer, seed → fresh text encoders, in the order of their folders.
         open_text: folder → a function from captions to embeddings by name, the caption axis first.
         unet_arguments: embeddings, pixels of the side → the UNet's keyword arguments.
@@ -30,6 +31,7 @@ class TwinShape:
     """
 
     make_unet: Callable[[int], UNet2DConditionModel]
+    make_scheduler: Callable[[], DDIMScheduler]
     make_text: Callable[[CLIPTokenizer, int], Sequence[TextEncoder]]
     open_text: Callable[[Path], Callable[[Sequence[str]], Embeddings]]
     unet_arguments: Callable[[Embeddings, int], dict[str, Any]]
@@ -51,10 +53,13 @@ def shape(name: str) -> TwinShape:
     return found
 
 
-def make_scheduler() -> DDIMScheduler:
+def make_scheduler(**more: Any) -> DDIMScheduler:
     """Stable Diffusion's betas, rescaled to zero terminal SNR (arXiv 2305.08891), v-prediction.
 
     Unlike the published models, because a tiny model that never sees pure noise in training cannot start from it.
+
+    Args:
+        more: further fields of the scheduler's configuration.
     """
     return DDIMScheduler(
         beta_start=0.00085,
@@ -64,4 +69,5 @@ def make_scheduler() -> DDIMScheduler:
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
         clip_sample=False,
+        **more,
     )
