@@ -25,7 +25,7 @@ PHRASES = ["a one", "a two", "a three", "a four"]
 
 
 def _unet() -> UNet2DConditionModel:
-    """SD 1.x in small: attention at every level but the lowest, 768-wide text and the position net at the original size, open gates."""
+    """SD 1.x in small; 768-wide text and the position net at the original size, open gates."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=8,
