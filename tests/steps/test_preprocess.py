@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -18,9 +19,8 @@ from tests.data.test_preprocess import PixelEncoder
 class PixelRecipe:
     """Has what the step reads of a recipe."""
 
-    config = SimpleNamespace(
-        resolution=64, samples_per_shard=8, encode_batch=4, max_quarantined=0.1, min_confidence=0.25, max_boxes=4
-    )
+    config = SimpleNamespace(resolution=64, samples_per_shard=8, encode_batch=4, max_quarantined=0.1)
+    box_rules: ClassVar = {"min_confidence": 0.25, "max_boxes": 4}
 
     def encoder(self, base: Path) -> PixelEncoder:
         assert (base / "model_index.json").is_file()
