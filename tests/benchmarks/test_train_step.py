@@ -17,6 +17,7 @@ def attention_as_it_was() -> object:
         getattr(torch.backends.cuda, f"enable_{kind}_sdp")(enabled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["sdxl-1024", pytest.param("sd14-512", marks=pytest.mark.slow)])
 def test_every_rung_of_the_ladder(part: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert train_step.main(["--part", part, "--tiny", "--seconds", "0"]) == 0

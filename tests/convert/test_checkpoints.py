@@ -27,6 +27,7 @@ def train(folder: Path, stage: int, precision: str) -> None:
     launcher.run("deepspeed_worker", [str(folder), str(stage), precision], 2, folder / "logs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "precision"), [(1, "fp32"), (2, "fp32"), (1, "bf16"), (2, "bf16")])
 def test_deepspeeds_own_checkpoint(stage: int, precision: str, tmp_path: Path) -> None:
     train(tmp_path, stage, precision)

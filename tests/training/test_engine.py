@@ -246,6 +246,7 @@ def test_a_resumed_training_has_the_same_bits(one_rank: Any, tmp_path: Path, pre
         assert states[0].state["skipped"] > 0, "the loss scale never came down: nothing was tested"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fp16_on_this_cpu")
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -19,6 +19,7 @@ def test_figure_1_of_the_zero_paper(stage: Stage, gigabytes: float) -> None:
     assert memory(work, stage).total / 1e9 == pytest.approx(gigabytes, rel=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (1, "fp32"), (2, "fp32"), (1, "bf16"), (2, "bf16")])
 def test_what_deepspeed_holds(tmp_path: Path, stage: Stage, precision: str) -> None:
     """Two ranks on a CPU, one real step: masters, both moments and the moving average."""

@@ -37,6 +37,7 @@ def test_resumed_from_s3_on_another_machine(s3_bucket: str, undisturbed: Path, t
     assert not s3.sizes(place), "a finished training leaves no intermediate checkpoints"
 
 
+@pytest.mark.slow
 def test_a_network_that_fails_every_fifth_time(
     s3_bucket: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,6 +53,7 @@ def test_a_network_that_fails_every_fifth_time(
     assert optimizer_bits(tmp_path) == optimizer_bits(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_dead_server_is_no_fresh_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
