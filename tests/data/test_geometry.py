@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atelier.data.geometry import crop_box, decode_image, image_size, resized, time_ids, top_left
+from atelier.data.geometry import decode_image, image_size, resized, time_ids, top_left
 from atelier.data.sa1b_select import clean, select
 
 
@@ -41,12 +41,6 @@ def test_no_image(cut: int) -> None:
         decode_image(whole[:cut], 64)
     with pytest.raises(ValueError, match="not a readable image"):
         image_size(b"text")
-
-
-def test_pixel_boxes() -> None:
-    box = crop_box((486.38698647842773, 327.4363020702107, 553.8893965072311, 370.6430151994042), (480, 640), 512, 0.01)
-    assert box == pytest.approx((0.8472905968300577, 0.6821589626462722, 0.9879206177233981, 0.772172948332092))
-    assert crop_box((0, 0, 50, 480), (480, 640), 512) is None  # wholly cut off
 
 
 def test_boxes_are_clipped_or_dropped_and_counted() -> None:

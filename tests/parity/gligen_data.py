@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from atelier.data.geometry import crop_box, time_ids, top_left
+from atelier.data.coco_boxes import transform
+from atelier.data.geometry import time_ids, top_left
 from atelier.data.sa1b_select import clean, select
 from tests.parity.case import Case, Comparison
 
@@ -17,14 +18,13 @@ def geometry(case: Case) -> Comparison:
     expected: dict[str, Any] = {}
     for number, row in enumerate(case.spec.get("coco", [])):
         name, res = f"coco.{number}", row["image_size"]
-        width, height = row["size_wh"]
         given = list(row["xyxy"])
-        box = crop_box(given, (height, width), res, row["min_box_size"])
+        box = transform(given, tuple(row["size_wh"]), res, row["min_box_size"])
         ours[f"{name}.given"], expected[f"{name}.given"] = given, row["xyxy"]
         ours[f"{name}.valid"], expected[f"{name}.valid"] = box is not None, row["valid"]
         if row["valid"] and box is not None:
-            ours[f"{name}.norm"], expected[f"{name}.norm"] = _doubles(box), _doubles(row["out_norm"])
-            ours[f"{name}.px"], expected[f"{name}.px"] = _doubles(box) * res, _doubles(row["out_xyxy_px"])
+            ours[f"{name}.norm"], expected[f"{name}.norm"] = _doubles(box.normalised), _doubles(row["out_norm"])
+            ours[f"{name}.px"], expected[f"{name}.px"] = _doubles(box.box_px), _doubles(row["out_xyxy_px"])
     for number, row in enumerate(case.spec.get("sdxl", [])):
         name, res = f"sdxl.{number}", row["resolution"]
         height, width = row["original_hw"]

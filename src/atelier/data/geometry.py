@@ -93,32 +93,6 @@ def cxcywh_to_xyxy(boxes: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarr
     return np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
 
 
-def crop_box(
-    xyxy: tuple[float, float, float, float], original_size: tuple[int, int], res: int, min_share: float = 0.0
-) -> tuple[float, float, float, float] | None:
-    """A pixel box of the original image as normalised xyxy of the centre crop.
-
-    A function of its arguments alone: the box that is given stays as it is (GLIGEN's COCO loader writes the result
-    back into its list, so that boxes shrink from epoch to epoch).
-
-    Args:
-        min_share: least area inside the crop, as a share of the crop.
-
-    Returns:
-        The clipped box, or None when less than ``min_share`` of it (or nothing) is left.
-    """
-    height, width = original_size
-    scale = res / min(height, width)
-    top, left = (int(height * scale) - res) // 2, (int(width * scale) - res) // 2
-    x0, y0, x1, y1 = (
-        min(max(value * scale - offset, 0.0), float(res))
-        for value, offset in zip(xyxy, (left, top, left, top), strict=True)
-    )
-    if x1 <= x0 or y1 <= y0 or (x1 - x0) * (y1 - y0) / res**2 < min_share:
-        return None
-    return x0 / res, y0 / res, x1 / res, y1 / res
-
-
 def _short(error: BaseException) -> str:
     """The first line, without the address of a buffer object, which differs from run to run."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
