@@ -103,7 +103,8 @@ class ShardDataset:
         self._cache = ShardCache(self._published / "shards", cache_bytes) if self._local is None else None
         self._open: OrderedDict[int, _Slot] = OrderedDict()
         self._lock = threading.Lock()
-        self._fetched_again: set[int] = set()
+        self._judging = threading.Lock()
+        self._dropped: dict[int, _OpenShard | None] = {}
         self._verified: dict[int, tuple[tuple[int, int, int], np.ndarray]] = {}
         self._buffers = Buffers()
         self._decoder = SampleDecoder(manifest.metadata.get("fields"), check_finite)
@@ -195,20 +196,22 @@ class ShardDataset:
         return members
 
     def _fetch_again(self, number: int, shard: _OpenShard) -> bool:
-        """Whether a flaw came from a damaged cached copy, which is then dropped; looked at once a shard."""
+        """Whether a flaw came from a damaged cached copy, which is then dropped; looked at once a shard.
+
+        Several threads may meet flaws of one copy at once: all of them read again from the new one.
+        """
         if self._cache is None:
             return False
-        with self._lock:
-            if number in self._fetched_again:
-                return False
-            self._fetched_again.add(number)
-        entry = self._entries[self._names[number]]
-        if shard.path.exists() and sha256_file(shard.path) == entry.sha256:
-            return False
-        with os_errors(shard.path):
-            shard.path.unlink(missing_ok=True)
-        self.release(number)
-        return True
+        with self._judging:
+            if number not in self._dropped:
+                entry = self._entries[self._names[number]]
+                sound = shard.path.exists() and sha256_file(shard.path) == entry.sha256
+                self._dropped[number] = None if sound else shard
+                if not sound:
+                    with os_errors(shard.path):
+                        shard.path.unlink(missing_ok=True)
+                    self.release(number)
+            return self._dropped[number] is shard
 
     def _place(self, number: int) -> str:
         return uris.join(self.manifest.uri, self._names[number])
