@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from atelier.data.raw_example import RawExample
 from atelier.errors import ConfigError, DataError
-from atelier.models.grounded_unet import adapter_parameters, adopt, attach, freeze_base, gates, is_adapter_key
-from atelier.recipes.denoising import NoiseSchedule, box_weights, compute_dtype, load_scheduler, weighted_mse
+from atelier.models.grounded_unet import adopt, attach, freeze_base, is_adapter_key
+from atelier.recipes.denoising import compute_dtype, load_scheduler
 from atelier.recipes.gligen_coco import Config, Recipe
-from atelier.recipes.grounding import adapter_groups, pad_boxes, start_adapter, training_flops
+from atelier.recipes.grounded_objective import GroundedObjective
+from atelier.recipes.grounding import pad_boxes, start_adapter
 from atelier.recipes.latents import LatentEncoder, half, parts_digest
 from atelier.recipes.layouts import Layout
-from atelier.recipes.previews import LayoutPreviews
 from atelier.recipes.sd_text import SDText
 from atelier.sampling.gligen_sd import StableDiffusionGLIGENPipeline
 from atelier.training.protocol import Draws
@@ -86,14 +86,12 @@ class Encoder:
         return result
 
 
-class Objective:
+class Objective(GroundedObjective):
     """``atelier.training.protocol.Objective``: which parameters train, and the loss of a batch."""
 
     def __init__(self, recipe: Recipe, base: Path) -> None:
-        self.recipe, self.config, self.base = recipe, recipe.config, base
-        self.schedule = NoiseSchedule.of(load_scheduler(base))
+        super().__init__(recipe, base)
         self._empty = SDText.load(base).prompts([""])
-        self._previews = LayoutPreviews(recipe, base)
 
     def build(self) -> UNet2DConditionModel:
         """The frozen base with the adapter that is trained, started as ``reset`` says.
@@ -109,10 +107,6 @@ class Objective:
             reset_as_upstream(unet)
         freeze_base(unet)
         return unet
-
-    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """The gates in a group of their own: they may have another learning rate."""
-        return adapter_groups(model, self.config.gate_lr)
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Shard samples to a batch: latents [B, 4, h, w], prompts [B, C, T, D] (float16, padded to the most captions
@@ -153,30 +147,7 @@ class Objective:
                 }
             },
         ).sample
-        weights = None
-        if config.inside_weight != 1:
-            weights = box_weights(batch["boxes"], batch["masks"], (x.shape[2], x.shape[3]), config.inside_weight)
-        return {"loss": weighted_mse(prediction, target, weights).mean()}
-
-    def trainable_state(self, model: nn.Module) -> dict[str, Tensor]:
-        """Fusers and position net under their diffusers names."""
-        return {name: parameter.detach() for name, parameter in adapter_parameters(model).items()}
-
-    def gauges(self, model: nn.Module) -> dict[str, float]:
-        """tanh(alpha) of every gate: the loss shows nothing until they open."""
-        return gates(model)
-
-    def preview(self, model: nn.Module, step: int) -> list[Image.Image]:
-        """See ``LayoutPreviews``."""
-        return self._previews.draw(model)
-
-    def validate(self, model: nn.Module, step: int, previews: list[Image.Image]) -> dict[str, float]:
-        """See ``LayoutPreviews.validate``."""
-        return self._previews.validate(model, previews)
-
-    def flops_per_sample(self) -> float:
-        """See ``training_flops``."""
-        return training_flops(self.base, self.config.resolution, self.config.max_boxes)
+        return self.weighted_loss(prediction, target, batch)
 
 
 def reset_as_upstream(unet: UNet2DConditionModel) -> None:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from atelier.data.geometry import time_ids
 from atelier.data.raw_example import RawExample
-from atelier.models.grounded_unet import adapter_parameters, attach, freeze_base, gates
-from atelier.recipes.denoising import NoiseSchedule, box_weights, compute_dtype, load_scheduler, weighted_mse
-from atelier.recipes.grounding import adapter_groups, pad_boxes, start_adapter, training_flops
+from atelier.models.grounded_unet import attach, freeze_base
+from atelier.recipes.denoising import compute_dtype, load_scheduler
+from atelier.recipes.grounded_objective import GroundedObjective
+from atelier.recipes.grounding import pad_boxes, start_adapter
 from atelier.recipes.igligen_xl import Config, Recipe
 from atelier.recipes.latents import LatentEncoder, half, parts_digest
 from atelier.recipes.layouts import Layout
-from atelier.recipes.previews import LayoutPreviews
 from atelier.recipes.sdxl_text import SDXLText
 from atelier.sampling.gligen_sdxl import StableDiffusionXLGLIGENPipeline
 from atelier.training.protocol import Draws
@@ -71,14 +71,12 @@ class Encoder:
         ]
 
 
-class Objective:
+class Objective(GroundedObjective):
     """``atelier.training.protocol.Objective``: which parameters train, and the loss of a batch."""
 
     def __init__(self, recipe: Recipe, base: Path) -> None:
-        self.recipe, self.config, self.base = recipe, recipe.config, base
-        self.schedule = NoiseSchedule.of(load_scheduler(base))
+        super().__init__(recipe, base)
         self._empty: tuple[Tensor, Tensor] | None = None
-        self._previews = LayoutPreviews(recipe, base)
 
     def build(self) -> UNet2DConditionModel:
         """The frozen base with fresh layers in every transformer block."""
@@ -88,10 +86,6 @@ class Objective:
         if self.config.empty_prompt == "encoded":
             self._empty = SDXLText.load(self.base).prompts([""])
         return unet
-
-    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """The gates in a group of their own: they may have another learning rate."""
-        return adapter_groups(model, self.config.gate_lr)
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Shard samples to a batch: latents [B, 4, h, w], prompt [B, T, D], pooled [B, P], boxes [B, N, 4],
@@ -134,11 +128,7 @@ class Objective:
                 "gligen": {"boxes": batch["boxes"], "masks": masks, "positive_embeddings": batch["phrases"].to(dtype)}
             },
         ).sample
-        weights = None
-        if config.inside_weight != 1:
-            weights = box_weights(batch["boxes"], batch["masks"], (x.shape[2], x.shape[3]), config.inside_weight)
-        error = weighted_mse(prediction, target, weights)
-        return {"loss": error.mean()}
+        return self.weighted_loss(prediction, target, batch)
 
     def _captions(self, prompt: Tensor, pooled: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
         if self._empty is None:
@@ -149,26 +139,6 @@ class Objective:
             torch.where(dropped[:, None, None], empty_prompt, prompt),
             torch.where(dropped[:, None], empty_pooled, pooled),
         )
-
-    def trainable_state(self, model: nn.Module) -> dict[str, Tensor]:
-        """Fusers and position net under their diffusers names."""
-        return {name: parameter.detach() for name, parameter in adapter_parameters(model).items()}
-
-    def gauges(self, model: nn.Module) -> dict[str, float]:
-        """tanh(alpha) of every gate: the loss shows nothing until they open."""
-        return gates(model)
-
-    def preview(self, model: nn.Module, step: int) -> list[Image.Image]:
-        """See ``LayoutPreviews``."""
-        return self._previews.draw(model)
-
-    def validate(self, model: nn.Module, step: int, previews: list[Image.Image]) -> dict[str, float]:
-        """See ``LayoutPreviews.validate``."""
-        return self._previews.validate(model, previews)
-
-    def flops_per_sample(self) -> float:
-        """See ``training_flops``."""
-        return training_flops(self.base, self.config.resolution, self.config.max_boxes)
 
 
 def sample_layouts(
