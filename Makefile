@@ -52,7 +52,7 @@ compile: $(STAMP) ## every pipeline to build/pipelines/*.yaml
 	@$(BIN)/atelier compile
 
 test: $(STAMP) ## the tests
-	@$(BIN)/python -m pytest -q -m "not slow and not cluster and not gpu"
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow and not cluster and not gpu"
 
 slow: $(STAMP) ## the minutes-long tests too: elastic resume, 20 kills
 	@$(BIN)/python -m pytest -q -m slow

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from atelier.data.buffers import stack
+from atelier.data.batch_reader import column
 from atelier.data.shards import ShardWriter
 from atelier.storage.folder import OutputFolder
 from atelier.storage.manifest import Manifest
@@ -48,5 +48,5 @@ def write_shards(folder: Path, shards: int, per_shard: int) -> Manifest:
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Arrays stacked, records in a list."""
-    batch: dict[str, Any] = {name: stack([sample[name] for sample in samples]) for name in FIELDS}
+    batch: dict[str, Any] = {name: column(samples, name) for name in FIELDS}
     return batch | {"json": [sample["json"] for sample in samples]}

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from atelier.data.batch_reader import column
 from atelier.data.shards import ShardWriter
 from atelier.storage.folder import OutputFolder
 from atelier.storage.manifest import Manifest
@@ -49,8 +51,8 @@ def write_upstream(folder: Path, shards: int, per_shard: int) -> list[Path]:
         rows = _rows(shard, per_shard)
         table = np.empty((per_shard, 6), object)
         for number, row in enumerate(rows):
-            for column, value in enumerate(row):
-                table[number, column] = value
+            for place, value in enumerate(row):
+                table[number, place] = value
         name = f"sa_{shard:06d}.npy"
         np.save(folder / "boxes" / name, table, allow_pickle=True)
         content: Any = {"indices": list(range(per_shard)), "latents": _latents(shard, per_shard)}
@@ -89,6 +91,21 @@ def read_upstream(paths: list[Path], batch_size: int) -> Iterator[dict[str, Any]
                 samples = []
 
 
+class UpstreamDataset(torch.utils.data.IterableDataset[dict[str, Any]]):
+    """The shards again and again, for a ``DataLoader`` without batching: upstream's data set yields ready batches."""
+
+    def __init__(self, paths: list[Path], batch_size: int) -> None:
+        self.paths, self.batch_size = paths, batch_size
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while True:
+            for batch in read_upstream(self.paths, self.batch_size):
+                yield {
+                    name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+                    for name, value in batch.items()
+                }
+
+
 def write_ours(folder: Path, shards: int, per_shard: int) -> Manifest:
     """The same samples as our preprocessing leaves them: boxes chosen and converted once, ahead."""
     out = OutputFolder(str(folder), folder.with_name(folder.name + ".work"))
@@ -124,7 +141,7 @@ def collate_ours(samples: list[dict[str, Any]]) -> dict[str, Any]:
             boxes[row, : len(found)], masks[row, : len(found)] = found, 1
     records = [sample["json"] for sample in samples]
     return {
-        "latent": np.stack([sample["latent"] for sample in samples]), "boxes": boxes, "masks": masks,
+        "latent": column(samples, "latent"), "boxes": boxes, "masks": masks,
         "phrases": [record["phrases"] for record in records], "caption": [record["caption"] for record in records],
         "size": [record["original_size"] for record in records],
     }  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from atelier.data.bad_samples import BadSample
+from atelier.data.batch_reader import column
 from atelier.data.loader import Loader, ShardDataset
 from atelier.data.shard_index import ShardIndex
 from atelier.data.shards import INDEX
@@ -42,7 +43,37 @@ def flip(path: Path, place: int) -> None:
 
 
 def reasons(dataset: ShardDataset) -> dict[int, str]:
-    """Why each unreadable sample is so."""
+    """Why each unreadable sample is so: the same whether it is read by itself or in a batch."""
+    in_batches: dict[int, str] = {}
+    replaced = {"key": "none", "latent": np.zeros((4, 8, 8), np.float16)}
+    again, rng = ShardDataset(dataset.manifest), np.random.default_rng(0)
+
+    def replace(row: int, bad: BadSample) -> dict[str, Any]:
+        in_batches[int(chosen[row])] = bad.reason
+        return replaced
+
+    for _ in range(2):  # the second time checksums are known
+        for chosen in np.array_split(rng.permutation(len(again)), 4):
+            batch = again.batch(chosen, replace)
+            for row, (index, sample) in enumerate(zip(chosen.tolist(), batch, strict=True)):
+                if sample is not replaced:
+                    assert_sound(index, sample)
+                if "latent" in batch.columns:
+                    assert (batch.columns["latent"][row] == sample["latent"]).all()
+    found = one_by_one(dataset)
+    assert in_batches == found
+    return found
+
+
+def assert_sound(index: int, sample: dict[str, Any]) -> None:
+    assert sample["key"] == f"k{index}"
+    assert (sample["latent"] == np.float16(index / 100)).all()
+    assert sample["phrases"].shape == (index % 10, 6)
+    assert (sample["phrases"] == -index).all()
+    assert sample["json"] == {"number": index}
+
+
+def one_by_one(dataset: ShardDataset) -> dict[int, str]:
     found = {}
     for index in range(len(dataset)):
         try:
@@ -50,10 +81,7 @@ def reasons(dataset: ShardDataset) -> dict[int, str]:
         except BadSample as bad:
             found[index] = bad.reason
         else:
-            assert sample["key"] == f"k{index}"
-            assert (sample["latent"] == np.float16(index / 100)).all()
-            assert sample["phrases"].shape == (index % 10, 6)
-            assert sample["json"] == {"number": index}
+            assert_sound(index, sample)
     return found
 
 
@@ -64,6 +92,35 @@ def test_sound_shards(shards: Manifest) -> None:
 def test_arrays_are_read_only(shards: Manifest) -> None:
     with pytest.raises(ValueError, match="read-only"):
         ShardDataset(shards).sample(3)["latent"][0] = 1
+
+
+def test_a_batch_lies_in_one_array_a_field(shards: Manifest) -> None:
+    dataset = ShardDataset(shards)
+
+    def never(row: int, bad: BadSample) -> dict[str, Any]:
+        raise bad
+
+    batch = dataset.batch([7, 3, 24, 11], never)
+    assert list(batch.columns) == ["latent"], "phrases differ in number"
+    assert column(batch, "latent") is batch.columns["latent"]
+    for row, sample in enumerate(batch):
+        assert np.shares_memory(sample["latent"], batch.columns["latent"][row])
+        assert not sample["latent"].flags.writeable
+    kept = [dataset.batch(range(first, first + 5), never) for first in range(0, 25, 5)]
+    for first, batch in zip(range(0, 25, 5), kept, strict=True):
+        for row, sample in enumerate(batch):
+            assert_sound(first + row, sample)
+    plain = [{"latent": sample["latent"]} for sample in kept[0]]
+    assert np.array_equal(column(plain, "latent"), kept[0].columns["latent"])
+
+
+def test_members_in_another_order_are_read_by_themselves(shards: Manifest) -> None:
+    def turn(samples: list[list[Any]]) -> None:
+        for sample in samples:
+            sample[4] = dict(reversed(sample[4].items()))
+
+    edit_index(shards, turn)
+    assert reasons(ShardDataset(shards)) == {}
 
 
 def test_kept_arrays_keep_their_content(shards: Manifest) -> None:

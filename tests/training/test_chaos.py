@@ -3,6 +3,7 @@
 ``make chaos`` kills a hundred times; ``ATELIER_CHAOS_KILLS`` says how often here.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -96,9 +97,11 @@ def shoot(pids: list[int], chance: random.Random, folder: Path, in_save: bool) -
     else:
         time.sleep(chance.uniform(0.2, 4.0))
     first, second = chance.sample(pids, 2)
-    os.kill(first, signal.SIGKILL)
-    time.sleep(chance.choice([0, 0, 0.01, 0.1]))
-    os.kill(second, signal.SIGKILL)
+    for pid in (first, second):
+        # A rank may have come to its end by itself, or with the other one, before its turn.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(chance.choice([0, 0, 0.01, 0.1]))
 
 
 def test_killed_again_and_again(left_alone: Path, tmp_path: Path, zygote: Zygote) -> None:
@@ -125,13 +128,17 @@ def kill_again_and_again(kills: int, place: str | None, zygote: Zygote, left_alo
         newest = (series.steps() or [0])[0]
         shoot(pids, chance, tmp_path, in_save=kill % 3 != 2)
         codes = zygote.answer()
-        assert set(codes) <= {-9, 0}, f"a rank failed by itself, see {log}-0"
-        text = Path(f"{log}-0").read_text()
+        texts = [Path(f"{log}-{rank}").read_text() for rank in range(2)]
+        for code, said in zip(codes, texts, strict=True):
+            # One that outlives the other for a moment may end by the broken connection.
+            lost_peer = code == 1 and -9 in codes and re.search("closed by peer|reset by peer|Broken pipe", said)
+            assert code in (-9, 0) or lost_peer, f"a rank failed by itself, see {log}-0 and -1"
+        text = texts[0]
         resume = re.search(r"resuming from step (\d+)", text)
         if resume:
             resumed += 1
             assert int(resume.group(1)) == newest, "the last good checkpoint was there and was not used"
-        assert "damaged" not in text + Path(f"{log}-1").read_text()
+        assert "damaged" not in "".join(texts)
         after = (series.steps() or [0])[0]
         lost = reached(tmp_path) - after
         # Behind a save that was going on, the one before it counts.

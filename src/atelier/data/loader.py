@@ -137,19 +137,35 @@ class Loader:
             self._shards.advance(position)
         self._drawn += self.batch_size
         first = position + self.rank * self.batch_size
-        return [(place, *self._order.index(place)) for place in range(first, first + self.batch_size)]
+        drawn = self._order.indices(first, self.batch_size)
+        return [(first + row, epoch, index) for row, (epoch, index) in enumerate(drawn)]
 
     def _batch(self, places: list[tuple[int, int, int]]) -> Any:
-        samples = [self._sample(*place) | {"epoch": place[1], "index": place[2]} for place in places]
+        def replace(row: int, bad: BadSample) -> Sample:
+            return self._replacement(*places[row], bad)
+
+        if isinstance(self.dataset, (ShardDataset, Mixture)):
+            samples: list[Sample] = self.dataset.batch([index for _, _, index in places], replace)
+        else:
+            samples = [self._alone(row, index, replace) for row, (_, _, index) in enumerate(places)]
+        for sample, (_, epoch, index) in zip(samples, places, strict=True):
+            sample["epoch"], sample["index"] = epoch, index
         return self._collate(samples) if self._collate else samples
 
-    def _sample(self, position: int, epoch: int, index: int) -> Sample:
+    def _alone(self, row: int, index: int, replace: Callable[[int, BadSample], Sample]) -> Sample:
+        try:
+            return self.dataset.sample(index)
+        except BadSample as bad:
+            return replace(row, bad)
+
+    def _replacement(self, position: int, epoch: int, index: int, bad: BadSample) -> Sample:
         for attempt in range(1, REPLACEMENTS + 1):
+            self._bad.add(index, bad, self._drawn)
+            index = self._order.replacement(position, attempt)
             try:
                 return self.dataset.sample(index)
-            except BadSample as bad:
-                self._bad.add(index, bad, self._drawn)
-                index = self._order.replacement(position, attempt)
+            except BadSample as another:
+                bad = another
         raise self._bad.error("samples", f"{REPLACEMENTS} in a row in epoch {epoch}")
 
     def close(self) -> None:

@@ -3,12 +3,14 @@
 import bisect
 import heapq
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from atelier.data.bad_samples import BadSample
+from atelier.data.batch_reader import SampleBatch
 from atelier.data.order import WINDOW, ShuffledOrder
 from atelier.data.shard_reader import Sample, ShardDataset
 from atelier.errors import ConfigError
@@ -81,6 +83,20 @@ class Mixture:
         part = bisect.bisect_right(self.offsets, index) - 1
         return self.datasets[part].sample(index - self.offsets[part])
 
+    def batch(self, indices: Sequence[int], replace: Callable[[int, BadSample], Sample]) -> SampleBatch:
+        """See ``ShardDataset.batch``; without columns, since data sets need not have the same fields."""
+        batch = SampleBatch({} for _ in indices)
+        batch.columns = {}
+        parts = [bisect.bisect_right(self.offsets, index) - 1 for index in indices]
+        for part, dataset in enumerate(self.datasets):
+            rows = [row for row, owner in enumerate(parts) if owner == part]
+            if rows:
+                own = [indices[row] - self.offsets[part] for row in rows]
+                read = dataset.batch(own, lambda row, bad, rows=rows: replace(rows[row], bad))  # type: ignore[misc]
+                for row, sample in zip(rows, read, strict=True):
+                    batch[row] = sample
+        return batch
+
     def order(self, seed: int, window: int = WINDOW) -> "MixedOrder":
         """The order of its samples."""
         orders = [
@@ -135,6 +151,10 @@ class MixedOrder:
         part, own = self.split.place(position)
         epoch, index = self.orders[part].index(own)
         return epoch, self.offsets[part] + index
+
+    def indices(self, position: int, count: int) -> list[tuple[int, int]]:
+        """``index`` of ``count`` positions from ``position`` on."""
+        return [self.index(place) for place in range(position, position + count)]
 
     def replacement(self, position: int, attempt: int) -> int:
         """As ``ShuffledOrder.replacement``, from the same data set."""

@@ -37,6 +37,17 @@ class ShuffledOrder:
         group, first = self._group(epoch, place)
         return epoch, int(self._window(epoch, group)[place - first])
 
+    def indices(self, position: int, count: int) -> list[tuple[int, int]]:
+        """``index`` of ``count`` positions from ``position`` on."""
+        found: list[tuple[int, int]] = []
+        while len(found) < count:
+            epoch, place = divmod(position + len(found), self.total)
+            group, first = self._group(epoch, place)
+            window = self._window(epoch, group)
+            taken = window[place - first : place - first + count - len(found)]
+            found += [(epoch, index) for index in taken.tolist()]
+        return found
+
     def replacement(self, position: int, attempt: int) -> int:
         """The sample number that stands in for a bad one at ``position``: the ``attempt``-th after it (1, 2, …)
         in the order of the same epoch, which goes round to its beginning."""

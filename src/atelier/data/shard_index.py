@@ -1,9 +1,9 @@
 """A shard's index in memory: some 60 bytes a sample, where the parsed JSON takes a kilobyte."""
 
-import json
 from typing import Any
 
 import numpy as np
+import orjson
 
 
 class ShardIndex:
@@ -30,7 +30,7 @@ class ShardIndex:
 
     def __init__(self, data: bytes, samples: int, shard_bytes: int) -> None:
         try:
-            rows = json.loads(data)["samples"]
+            rows = orjson.loads(data)["samples"]
             if not isinstance(rows, list) or len(rows) != samples:
                 raise ValueError(f"{len(rows)} samples, the manifest says {samples}")
             keys, begins, lengths, crcs, members = zip(*rows, strict=True)
@@ -67,8 +67,8 @@ class ShardIndex:
 
     def key(self, number: int) -> str:
         """The key of the shard's sample ``number``."""
-        begin = int(self._key_ends[number - 1]) if number else 0
-        return self._keys[begin : int(self._key_ends[number])].decode()
+        begin = self._key_ends.item(number - 1) if number else 0
+        return self._keys[begin : self._key_ends.item(number)].decode()
 
     @property
     def nbytes(self) -> int:

@@ -3,14 +3,16 @@
 import errno
 import os
 import threading
-import zlib
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from atelier.data.bad_samples import BadSample
+from atelier.data.batch_reader import BatchReader, SampleBatch, Span
 from atelier.data.buffers import Buffers
 from atelier.data.sample_decoder import Flaw, Sample, SampleDecoder
 from atelier.data.shard_index import ShardIndex
@@ -107,7 +109,9 @@ class ShardDataset:
         self._dropped: dict[int, _OpenShard | None] = {}
         self._verified: dict[int, tuple[tuple[int, int, int], np.ndarray]] = {}
         self._buffers = Buffers()
-        self._decoder = SampleDecoder(manifest.metadata.get("fields"), check_finite)
+        fields = manifest.metadata.get("fields")
+        self._decoder = SampleDecoder(fields, check_finite)
+        self._batches = BatchReader(fields, self._decoder)
 
     def __len__(self) -> int:
         return int(self.shard_starts[-1])
@@ -166,6 +170,38 @@ class ShardDataset:
             raise BadSample(str(shard.path), shard.index.key(own), flaw.reason, flaw.detail) from flaw
         return {"key": shard.index.key(own)} | sample
 
+    def batch(self, indices: Sequence[int], replace: Callable[[int, BadSample], Sample]) -> SampleBatch:
+        """The samples of a batch, those of fixed shape in ``columns``.
+
+        Args:
+            indices: sample numbers.
+            replace: gives the sample that stands in for the bad one of a row.
+
+        Raises:
+            As ``sample``, but for BadSample, which goes to ``replace``.
+        """
+        numbers = np.searchsorted(self.shard_starts, indices, side="right") - 1
+        owns = (indices - self.shard_starts[numbers]).tolist()
+        spans, alone = [], []
+        for row, (number, own) in enumerate(zip(numbers.tolist(), owns, strict=True)):
+            shard = self._shard(number) if 0 <= number < len(self._names) else None
+            if isinstance(shard, _OpenShard):
+                spans.append((row, shard, Span(shard.descriptor, shard.index, own, bool(shard.verified[own]))))
+            else:
+                alone.append(row)
+        batch, failed = self._batches.read([(row, span) for row, _, span in spans], len(indices))
+        missed = {*alone, *failed}
+        for row, shard, span in spans:
+            if not span.known and row not in missed:
+                shard.verified[span.own] = True
+        for row in sorted(missed):
+            try:
+                sample = self.sample(int(indices[row]))
+            except BadSample as bad:
+                sample = replace(row, bad)
+            batch.put(row, sample)
+        return batch
+
     def _span(self, shard: _OpenShard, own: int) -> np.ndarray:
         index = shard.index
         begin, length = int(index.begins[own]), int(index.lengths[own])
@@ -181,7 +217,7 @@ class ShardDataset:
             raise Flaw("read error", str(error)) from error
         if found != length:
             raise Flaw("truncated shard", f"{shard.size:,} bytes, the sample ends at {begin + length:,}")
-        if not shard.verified[own] and zlib.crc32(span.data) != index.crcs[own]:
+        if not shard.verified[own] and crc32(span.data) != index.crcs[own]:
             raise Flaw("checksum", f"of bytes {begin:,} to {begin + length:,}")
         span.flags.writeable = False
         return span

@@ -8,10 +8,10 @@ and every member's place, so that one read fetches one sample and nothing is ext
 import io
 import json
 import os
-import zlib
 from typing import Any
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from atelier.data.tar_bytes import add_bytes, open_for_writing
 from atelier.errors import DataError
@@ -100,7 +100,7 @@ class ShardWriter:
 
     def _crc(self, begin: int) -> int:
         self._file.seek(begin)
-        crc = zlib.crc32(self._file.read(self._tar.offset - begin))
+        crc = crc32(self._file.read(self._tar.offset - begin))
         self._file.seek(self._tar.offset)
         return crc
 

@@ -6,10 +6,12 @@ file, leaves the folder or is too large comes with a ``problem`` instead of its 
 
 import gzip
 import tarfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple, Self, cast
+
+from isal import igzip
+from isal.igzip_lib import IsalError
 
 from atelier.storage.atomic import os_errors, storage_error
 
@@ -70,7 +72,7 @@ def members(tar: Path, head: int | None = None) -> Iterator[Member]:
                     raise tarfile.ReadError(f"unexpected end of data in {printable(member.name)}")
                 count += 1
                 yield Member(printable(member.name), data, "")
-        except (tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError, gzip.BadGzipFile) as error:
+        except (tarfile.TarError, EOFError, IsalError, ValueError, OverflowError, gzip.BadGzipFile) as error:
             raise TarDamaged(f"after {count:,} files ({printable(str(error))})") from error
         except OSError as error:
             raise storage_error(error, tar) from error
@@ -91,7 +93,7 @@ def _entries(file: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | Non
             yield from _forward(archive, size, "the tar ends within {name}")
         return
     limit = MAX_EXPANSION * size + EXPANSION_GRACE
-    stream = _Bounded(gzip.GzipFile(fileobj=file), limit)
+    stream = _Bounded(igzip.GzipFile(fileobj=file), limit)
     with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=_BLOCK, tarinfo=_StrictTarInfo) as archive:
         yield from _forward(archive, limit, "a decompression bomb: more than {limit:,} bytes")
     while stream.read(_BLOCK):  # to gzip's end mark: its checksum covers everything

@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor, nn
 
+from atelier.data.batch_reader import column
 from atelier.data.raw_example import RawExample
 from atelier.errors import ConfigError, DataError
 from atelier.models.grounded_unet import adopt, attach, freeze_base, is_adapter_key
@@ -116,7 +117,7 @@ class Objective(GroundedObjective):
         for row, sample in enumerate(samples):
             prompts[row, : counts[row]] = sample["prompts"]
         return {
-            "latents": torch.from_numpy(np.stack([sample["latent"] for sample in samples]).astype(np.float32)),
+            "latents": torch.from_numpy(column(samples, "latent").astype(np.float32)),
             "prompts": torch.from_numpy(prompts),
             "captions": torch.tensor(counts),
             **pad_boxes(samples, self.config.max_boxes),

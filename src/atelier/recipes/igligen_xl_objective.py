@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor, nn
 
+from atelier.data.batch_reader import column
 from atelier.data.geometry import time_ids
 from atelier.data.raw_example import RawExample
 from atelier.models.grounded_unet import attach, freeze_base
@@ -92,7 +93,7 @@ class Objective(GroundedObjective):
         masks [B, N], phrases [B, N, D], time_ids [B, 6]; float32, boxes padded to ``max_boxes``."""
 
         def stack(name: str) -> Tensor:
-            return torch.from_numpy(np.stack([sample[name] for sample in samples]).astype(np.float32))
+            return torch.from_numpy(column(samples, name).astype(np.float32))
 
         return {
             "latents": stack("latent"),

@@ -1,0 +1,209 @@
+"""Reads a batch's samples straight into the rows of one array a field: what is stacked afterwards is copied twice."""
+
+import io
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from isal.isal_zlib import crc32
+
+from atelier.data.buffers import Buffers, stack
+from atelier.data.sample_decoder import Flaw, Sample, SampleDecoder
+from atelier.data.shard_index import ShardIndex
+
+_ALIGNED = 64
+"""Only fields of a multiple of this many bytes have a column: what lies behind them stays aligned."""
+
+
+class SampleBatch(list[Sample]):
+    """The samples of a batch; ``columns`` holds the fields of fixed shape as [B, *shape], row i being sample i's."""
+
+    columns: dict[str, np.ndarray]
+
+    def put(self, row: int, sample: Sample) -> None:
+        """Gives a row another sample; a field that it has in another shape loses its column."""
+        self[row] = sample
+        for name, array in list(self.columns.items()):
+            if name in sample and sample[name].shape == array.shape[1:] and sample[name].dtype == array.dtype:
+                array[row] = sample[name]
+            else:
+                del self.columns[name]
+
+
+def column(samples: Sequence[Sample], field: str) -> np.ndarray:
+    """A field of all samples as one array [B, *shape], without a copy where a loader has read it so."""
+    columns: dict[str, np.ndarray] = getattr(samples, "columns", {})
+    if field in columns:
+        return columns[field]
+    return stack([sample[field] for sample in samples])
+
+
+class Span(NamedTuple):
+    """Where a sample's bytes lie: the shard's file and index, and its number in it.
+
+    ``known`` says that its checksum and values were looked at before.
+    """
+
+    descriptor: int
+    shard_index: ShardIndex
+    own: int
+    known: bool
+
+
+class _ReadAlone(Exception):
+    """Not as the project's writer leaves it; what is wrong is found out by reading the sample by itself."""
+
+
+class _Column(NamedTuple):
+    """A field of fixed shape: its exact ``.npy`` header, dtype, shape and payload size."""
+
+    header: bytes
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+class BatchReader:
+    """One read a sample, scattered: payloads of fixed shape go to their row, all else to a scratch buffer.
+
+    Whatever is not exactly as the project's writer leaves it is not read here but named as failed: the caller reads
+    that sample by itself, and finds out what is wrong with it.
+
+    Args:
+        fields: the manifest's, name → [dtype, shape with null where a dimension varies].
+        decoder: for what has no column.
+    """
+
+    def __init__(self, fields: dict[str, Sequence[Any]] | None, decoder: SampleDecoder) -> None:
+        self._decoder = decoder
+        self._members = frozenset(f"{name}.npy" for name in fields or {})
+        self._columns = {
+            f"{name}.npy": made for name, (dtype, shape) in (fields or {}).items() if (made := _column(dtype, shape))
+        }
+        self._fixed = sum(each.nbytes for each in self._columns.values())
+        self._checks = {name: decoder.finite_check(each.dtype) for name, each in self._columns.items()}
+        self._plans: dict[tuple[str, ...], list[tuple[str, _Column | None]]] = {}
+        self._buffers = Buffers()
+
+    def read(self, keyed: Sequence[tuple[int, Span]], count: int) -> tuple[SampleBatch, list[int]]:
+        """The rows that ``keyed`` names of a batch of ``count``, and the rows that must be read by themselves.
+
+        Rows not read hold an empty sample.
+        """
+        whole = {name: self._take(each, count) for name, each in self._columns.items()}
+        raw = {name: array.view(np.uint8).reshape(-1).data for name, array in whole.items()}
+        rows = {name.removesuffix(".npy"): _read_only(array) for name, array in whole.items()}
+        scratch = self._buffers.take(sum(self._rest(span) for _, span in keyed))
+        view = scratch.data
+        batch = SampleBatch({} for _ in range(count))
+        batch.columns = {name.removesuffix(".npy"): array for name, array in whole.items()}
+        failed, fresh, used = [], [], 0
+        for row, span in keyed:
+            try:
+                batch[row], used = self._sample(span, row, raw, rows, scratch, view, used)
+            except (_ReadAlone, Flaw, OSError):
+                failed.append(row)
+                continue
+            if not span.known:
+                fresh.append(row)
+        failed += self._not_finite(whole, fresh)
+        return batch, failed
+
+    def _take(self, each: _Column, count: int) -> np.ndarray:
+        size = each.nbytes * count
+        return self._buffers.take(size)[:size].view(each.dtype).reshape(count, *each.shape)
+
+    def _rest(self, span: Span) -> int:
+        """The most scratch that a sample takes."""
+        index, own = span.shard_index, span.own
+        return 0 if index.unfit.item(own) else max(index.lengths.item(own) - self._fixed, 0)
+
+    def _sample(
+        self,
+        span: Span,
+        row: int,
+        raw: dict[str, memoryview],
+        rows: dict[str, np.ndarray],
+        scratch: np.ndarray,
+        view: memoryview,
+        used: int,
+    ) -> tuple[Sample, int]:
+        descriptor, index, own, known = span
+        plan = self._plans.get(index.members) or self._plan(index.members)
+        if index.missing is not None or index.unfit.item(own):
+            raise _ReadAlone
+        length, pieces, headers, others = index.lengths.item(own), [], [], []
+        cursor, moved, last = 0, used, 0
+        for (name, made), (offset, size) in zip(plan, index.places[own].tolist(), strict=True):
+            if offset < last:
+                raise _ReadAlone
+            last = offset + size
+            if made is None:
+                others.append((name, (offset + moved, size)))
+                continue
+            header, nbytes = made.header, made.nbytes
+            payload = offset + len(header)
+            if size != len(header) + nbytes:
+                raise _ReadAlone
+            end = used + payload - cursor
+            pieces.append(view[used:end])
+            pieces.append(raw[name][row * nbytes : (row + 1) * nbytes])
+            headers.append((offset + moved, header))
+            used, cursor, moved = end, payload + nbytes, moved - nbytes
+        end = used + length - cursor
+        pieces.append(view[used:end])
+        if os.preadv(descriptor, pieces, index.begins.item(own)) != length:
+            raise _ReadAlone
+        if not known:
+            crc = 0
+            for piece in pieces:
+                crc = crc32(piece, crc)
+            if crc != index.crcs.item(own):
+                raise _ReadAlone
+        for place, header in headers:
+            if view[place : place + len(header)] != header:
+                raise _ReadAlone
+        sample = self._decoder.decode(scratch, others, not known)
+        sample["key"] = index.key(own)
+        for field, array in rows.items():
+            sample[field] = array[row]
+        return sample, end
+
+    def _plan(self, members: tuple[str, ...]) -> list[tuple[str, _Column | None]]:
+        if not self._members.issubset(members):
+            raise _ReadAlone
+        plan = self._plans[members] = [(name, self._columns.get(name)) for name in members]
+        return plan
+
+    def _not_finite(self, whole: dict[str, np.ndarray], fresh: list[int]) -> list[int]:
+        """The rows, of those read for the first time, that hold NaN or infinity."""
+        found = set()
+        for name, array in whole.items():
+            check = self._checks[name]
+            if check is None or not fresh:
+                continue
+            flat = array.reshape(len(array), -1)
+            if not check(flat if len(fresh) == len(flat) else flat[fresh]):
+                found |= {row for row in fresh if not check(flat[row])}
+        return sorted(found)
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _column(dtype: str, shape: Sequence[int | None]) -> _Column | None:
+    kind = np.dtype(dtype)
+    if any(size is None for size in shape) or kind.hasobject:
+        return None
+    sizes = tuple(int(size) for size in shape if size is not None)
+    nbytes = int(np.prod(sizes, dtype=np.int64)) * kind.itemsize
+    if nbytes == 0 or nbytes % _ALIGNED:
+        return None
+    header = io.BytesIO()
+    described = {"descr": kind.str, "fortran_order": False, "shape": sizes}
+    np.lib.format.write_array_header_1_0(header, described)
+    return _Column(header.getvalue(), kind, sizes, nbytes)
