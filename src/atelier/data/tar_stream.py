@@ -72,7 +72,7 @@ def members(tar: Path, head: int | None = None) -> Iterator[Member]:
                     raise tarfile.ReadError(f"unexpected end of data in {printable(member.name)}")
                 count += 1
                 yield Member(printable(member.name), data, "")
-        except (tarfile.TarError, EOFError, IsalError, ValueError, OverflowError, gzip.BadGzipFile) as error:
+        except (tarfile.TarError, EOFError, IsalError, ValueError, OverflowError, gzip.BadGzipFile) as error:  # type: ignore[misc]
             raise TarDamaged(f"after {count:,} files ({printable(str(error))})") from error
         except OSError as error:
             raise storage_error(error, tar) from error
