@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from atelier.errors import AtelierError, ConfigError
-from atelier.orchestration import catalogue, follower, ledger, params, preflight
+from atelier.orchestration import catalogue, follower, ledger, params, preflight, step_checks
 from atelier.orchestration.ledger import Run
 from atelier.steps.process import environment, kill_children
 from atelier.storage.uri import is_local, local_path
@@ -59,6 +59,7 @@ def run(
 
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking.default_uri(project)
     preflight.check(project, profile, str(arguments.get("artifacts", project / ".atelier")), tracking_uri)
+    step_checks.check_steps(dag, arguments)
 
     this = ledger.create(
         project,
