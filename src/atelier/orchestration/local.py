@@ -58,8 +58,9 @@ def run(
     from atelier.tracking import runs as tracking
 
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking.default_uri(project)
-    preflight.check(project, profile, str(arguments.get("artifacts", project / ".atelier")), tracking_uri)
+    preflight.check_device(profile)
     step_checks.check_steps(dag, arguments)
+    preflight.check(project, str(arguments.get("artifacts", project / ".atelier")), tracking_uri)
 
     this = ledger.create(
         project,

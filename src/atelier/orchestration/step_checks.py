@@ -14,6 +14,9 @@ from atelier.errors import AtelierError
 from atelier.orchestration.catalogue import Pipeline
 
 STEPS = "atelier.steps"
+_FUNCTION = "--function_to_execute"
+_LATER = object()
+"""Stands for what is not known before the run."""
 
 
 def check_steps(dag: Pipeline, arguments: dict[str, Any], here: bool = True) -> None:
@@ -31,12 +34,11 @@ def check_steps(dag: Pipeline, arguments: dict[str, Any], here: bool = True) -> 
         if check is None:
             continue
         asked = inspect.signature(check).parameters
-        given = {name: value for name, value in {**parameters, "here": here}.items() if name in asked}
-        unknown = [name for name, p in asked.items() if p.default is inspect.Parameter.empty and name not in given]
-        if unknown:
-            continue  # they come out of an earlier step
+        known = {**parameters, "here": here}
+        if any(known.get(name) is _LATER for name in asked):
+            continue
         try:
-            check(**given)
+            check(**{name: value for name, value in known.items() if name in asked})
         except AtelierError as error:
             raise type(error)(f"step {task} would fail: {error.what}", error.fix) from error
 
@@ -52,8 +54,10 @@ def _check_of(function: str) -> Any:
 def _calls(dag: Pipeline, arguments: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(task, the component's function, its parameters by name) for each task of the DAG's top level.
 
-    Parameters that another task makes are left out, and so are tasks in branches, which may never run.
+    Parameters that another task makes are ``_LATER``. Tasks in branches are left out: they may never run.
     """
+    from google.protobuf.json_format import MessageToDict
+
     values = {name: parameter.default for name, parameter in dag.parameters.items()} | arguments
     spec = dag.graph.pipeline_spec
     executors = spec.deployment_spec["executors"]
@@ -62,9 +66,10 @@ def _calls(dag: Pipeline, arguments: dict[str, Any]) -> Iterator[tuple[str, str,
         if component.WhichOneof("implementation") != "executor_label":
             continue
         args = list(executors[component.executor_label]["container"]["args"])
-        function = str(args[args.index("--function_to_execute") + 1])
-        parameters = {
-            key: _value(given.default_value, given.parameter_type)
+        if _FUNCTION not in args:
+            continue  # a container of its own, no function of ours
+        parameters: dict[str, Any] = {
+            key: _typed(MessageToDict(given.default_value), given.parameter_type)
             for key, given in component.input_definitions.parameters.items()
             if given.HasField("default_value")
         }
@@ -72,18 +77,16 @@ def _calls(dag: Pipeline, arguments: dict[str, Any]) -> Iterator[tuple[str, str,
             kind = component.input_definitions.parameters[key].parameter_type
             source = given.WhichOneof("kind")
             if source == "component_input_parameter":
-                parameters[key] = values[given.component_input_parameter]
+                parameters[key] = _typed(values[given.component_input_parameter], kind)
             elif source == "runtime_value" and "{{" not in given.runtime_value.constant.string_value:
-                parameters[key] = _value(given.runtime_value.constant, kind)
+                parameters[key] = _typed(MessageToDict(given.runtime_value.constant), kind)
             else:
-                parameters.pop(key, None)
-        yield name, function, parameters
+                parameters[key] = _LATER
+        yield name, str(args[args.index(_FUNCTION) + 1]), parameters
 
 
-def _value(value: Any, kind: int) -> Any:
-    """A protobuf value in the parameter's Python type; protobuf knows no whole numbers."""
-    from google.protobuf.json_format import MessageToDict
+def _typed(value: Any, kind: int) -> Any:
+    """The value as the component's function gets it: protobuf knows no whole numbers."""
     from kfp.pipeline_spec import pipeline_spec_pb2
 
-    found = MessageToDict(value)
-    return int(found) if kind == pipeline_spec_pb2.ParameterType.NUMBER_INTEGER else found
+    return int(value) if kind == pipeline_spec_pb2.ParameterType.NUMBER_INTEGER else value

@@ -325,8 +325,10 @@ class _Trainer:
             self._restore_logs(found)
         self.meter.restore(saved["meter"], self.ranks)
         if self.ranks.first:
-            made = f", saved by {saved['processes']} processes" if saved["processes"] != self.ranks.world else ""
-            print(f"resuming from step {found.step} of {self.config.steps} ({found.folder.name}{made})", flush=True)
+            other = saved["processes"] not in (0, self.ranks.world)
+            made = f", saved by {saved['processes']} processes" if other else ""
+            does = "resuming from" if found.step else "starting from the weights of"
+            print(f"{does} step {found.step} of {self.config.steps} ({found.folder.name}{made})", flush=True)
 
     def _restore_logs(self, found: checkpoints.Checkpoint) -> None:
         """On a machine that has not seen the training so far, its logs come from the checkpoint."""
