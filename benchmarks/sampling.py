@@ -3,7 +3,7 @@
 The UNet is SD 1.4's with every width, the heads and every number of tokens divided by four (channels 80 to 320 in two
 heads of the original's sizes, a latent of 32 × 32, 20 text tokens, all its 16 transformer blocks), which keeps the
 proportions of convolutions, attention, text and fusers. One prompt, one picture, four boxes in 30 slots. diffusers
-fixes the slots and the position net's width: both are the full model's, one part in 400 of a step here, in 12,000 there.
+fixes the slots and the position net's width: both are the full model's, 1/400 of a step here, 1/12,000 there.
 """
 
 import warnings
