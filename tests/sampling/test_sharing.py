@@ -51,7 +51,7 @@ def test_the_same_noise_and_half_of_the_work_before_the_text(
     expected = unet(**given).sample
     before = Counter(multiplications)
     multiplications.clear()
-    run = for_a_run(unet, equal_halves=True)
+    run = for_a_run(unet, equal_halves=4)
     for _ in range(3):
         torch.testing.assert_close(run(**given).sample, expected, rtol=1e-5, atol=1e-6)
     block = unet.down_blocks[0].attentions[0].transformer_blocks[0]
@@ -67,7 +67,7 @@ def test_the_same_noise_and_half_of_the_work_before_the_text(
 
 @torch.no_grad()
 def test_a_new_prompt_is_not_answered_with_the_old_one(unet: UNet2DConditionModel) -> None:
-    run = for_a_run(unet, equal_halves=True)
+    run = for_a_run(unet, equal_halves=4)
     for seed in (1, 2):
         given = inputs() | {
             "encoder_hidden_states": torch.randn(4, 7, 32, generator=torch.Generator().manual_seed(seed))
@@ -84,14 +84,22 @@ def test_a_new_prompt_is_not_answered_with_the_old_one(unet: UNet2DConditionMode
 def test_without_guidance_every_bit_is_the_unets(unet: UNet2DConditionModel) -> None:
     given = inputs()
     given["sample"] = torch.randn(4, 4, 16, 16)
-    run = for_a_run(unet, equal_halves=False)
+    run = for_a_run(unet, equal_halves=0)
     assert not any(isinstance(module, SharedHalf) for module in run.modules())
     assert torch.equal(run(**given).sample, unet(**given).sample)
 
 
+@torch.no_grad()
+def test_a_batch_of_another_size_is_computed_whole(unet: UNet2DConditionModel) -> None:
+    """As when a callback ends the guidance amid a run."""
+    given = inputs() | {"sample": torch.randn(2, 4, 16, 16), "encoder_hidden_states": torch.randn(2, 7, 32)}
+    given["cross_attention_kwargs"] = None
+    assert torch.equal(for_a_run(unet, equal_halves=4)(**given).sample, unet(**given).sample)
+
+
 def test_the_unet_is_left_as_it_was(unet: UNet2DConditionModel) -> None:
     names = [(name, id(module)) for name, module in unet.named_modules()]
-    run = for_a_run(unet, equal_halves=True)
+    run = for_a_run(unet, equal_halves=4)
     assert [(name, id(module)) for name, module in unet.named_modules()] == names
     assert {id(p) for p in run.parameters()} == {id(p) for p in unet.parameters()}
     assert run.dtype == unet.dtype
@@ -100,7 +108,7 @@ def test_the_unet_is_left_as_it_was(unet: UNet2DConditionModel) -> None:
 
 def test_sdxl_shares_the_text_alone() -> None:
     """Its time embedding holds the pooled text: the halves differ from the first block on."""
-    run = for_a_run(attach(sdxl.make_unet(16)), equal_halves=True)
+    run = for_a_run(attach(sdxl.make_unet(16)), equal_halves=4)
     assert not any(isinstance(module, SharedHalf) for module in run.modules())
     assert any(isinstance(module, Remembered) for module in run.modules())
 
@@ -108,10 +116,10 @@ def test_sdxl_shares_the_text_alone() -> None:
 def test_a_unet_that_somebody_looks_into_is_used_itself(unet: UNet2DConditionModel) -> None:
     hook = unet.mid_block.register_forward_hook(lambda module, given, output: None)
     try:
-        assert for_a_run(unet, equal_halves=True) is unet
+        assert for_a_run(unet, equal_halves=4) is unet
     finally:
         hook.remove()
-    assert for_a_run(unet, equal_halves=True) is not unet
+    assert for_a_run(unet, equal_halves=4) is not unet
 
 
 def test_overlaid_parts_answer_for_those_below() -> None:

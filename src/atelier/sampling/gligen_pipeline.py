@@ -83,7 +83,7 @@ class GLIGENMixin:
             rows = torch.tensor([float(bool(layout.boxes)) for layout in layouts]).repeat_interleave(copies)
             grounded = rows.repeat(2 if guided else 1)[:, None, None]
         # Ungrounded, every bit is the stock pipeline's; halves that are computed once may differ in the last.
-        unet = for_a_run(self.unet, equal_halves=guided and tokens is not None)
+        unet = for_a_run(self.unet, equal_halves=len(tokens) if guided and tokens is not None else 0)
         vars(run)["unet"] = RunUNet(unet, scheduler, tokens, grounded, beta, decay, extra)
         if inpainting is not None:
             inpainting.watch(scheduler)

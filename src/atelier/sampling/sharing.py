@@ -46,27 +46,37 @@ class Remembered(_Wrapper):
 
 
 class SharedHalf(_Wrapper):
-    """Computes the first half of a batch whose halves are equal, and repeats it."""
+    """Computes the first half of a batch whose halves are equal, and repeats it.
+
+    Args:
+        rows: of the batch. Another number is computed whole: a callback may end the guidance amid a run.
+    """
+
+    def __init__(self, inner: nn.Module, rows: int) -> None:
+        super().__init__(inner)
+        self.rows = rows
 
     def forward(self, x: Tensor, *others: Any, **named: Any) -> Tensor:
         """As the part's; other tensors of a row a sample are halved too."""
-        rows = x.shape[0]
+        if x.shape[0] != self.rows:
+            whole: Tensor = self.inner(x, *others, **named)
+            return whole
 
         def half(value: Any) -> Any:
-            batched = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == rows
-            return value[: rows // 2] if batched else value
+            batched = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == self.rows
+            return value[: self.rows // 2] if batched else value
 
         y: Tensor = self.inner(half(x), *map(half, others), **{name: half(value) for name, value in named.items()})
         return torch.cat((y, y))
 
 
-def for_a_run(unet: nn.Module, equal_halves: bool) -> nn.Module:
+def for_a_run(unet: nn.Module, equal_halves: int = 0) -> nn.Module:
     """A view of the UNet for one sampling run.
 
     Args:
         unet: left as it is. One that is compiled, hooked (DeepSpeed, offloading) or of another class comes back itself.
-        equal_halves: whether the batch is twice the same latents (classifier-free guidance), which only text and
-            grounding tell apart: what comes before the first of these is computed once.
+        equal_halves: rows of a batch that is twice the same latents (classifier-free guidance), which only text and
+            grounding tell apart: what comes before the first of these is computed once. 0: of any other.
     """
     if type(unet) is not UNet2DConditionModel or unet._compiled_call_impl is not None or _is_watched(unet):
         return unet
@@ -77,7 +87,7 @@ def for_a_run(unet: nn.Module, equal_halves: bool) -> nn.Module:
         parts[f"{name}.fuser.linear"] = block.fuser.linear
     wrapped: dict[str, nn.Module] = {name: Remembered(part) for name, part in parts.items() if type(part) is nn.Linear}
     if equal_halves:
-        wrapped |= {name: SharedHalf(unet.get_submodule(name)) for name in _before_text(unet)}
+        wrapped |= {name: SharedHalf(unet.get_submodule(name), equal_halves) for name in _before_text(unet)}
     return overlaid(unet, wrapped)
 
 
