@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,8 @@ def write_start(folder: Path, pieces: Iterable[Mapping[str, Tensor]]) -> str:
     place = folder / checkpoints.folder_name(0)
     scratch = checkpoints.scratch_of(place)
     scratch.mkdir(parents=True)
-    files, shapes = [], {}
+    files: list[dict[str, Any]] = []
+    shapes: dict[str, list[int]] = {}
     for number, piece in enumerate(pieces):
         fragments = [
             Fragment(name, 0, {WEIGHT: tensor.detach().reshape(-1).to(torch.float32).contiguous()})
