@@ -76,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     convert = command("convert", _convert, "convert a GLIGEN checkpoint from one form to another (docs/convert.md)")
     convert.add_argument("source", type=Path, help="a checkpoint of any form; which one is found out")
     convert.add_argument("target", type=Path, help="what to write; must not exist")
-    convert.add_argument("--to", default="", metavar="FORM", help="diffusers, unet, original, adapter or igligen-xl")
+    convert.add_argument(
+        "--to", default="", metavar="FORM", help="diffusers, unet, original, adapter, igligen-xl or checkpoint"
+    )
     convert.add_argument("--base", type=Path, metavar="FOLDER", help="the base model's diffusers folder")
     convert.add_argument("--dtype", default="", help="fp32, fp16 or bf16; default: as stored")
     convert.add_argument("--average", action="store_true", help="the moving average of the trained weights")

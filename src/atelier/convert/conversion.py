@@ -12,14 +12,17 @@ import torch
 
 from atelier.convert import igligen_xl, original, pipeline_folder, unet_folder
 from atelier.convert.source import Source, open_source
-from atelier.convert.weights import DTYPES, MAX_SHARD, Weights, cast, of_folder, save, size_of
+from atelier.convert.weights import DTYPES, MAX_SHARD, Weights, cast, of_folder, save, shards_of, size_of
 from atelier.errors import ConfigError, DataError
 from atelier.models.gligen import GatedSelfAttention, PositionNet
 from atelier.models.grounded_unet import is_adapter_key
 from atelier.models.keys import Shape, require_same_keys
 from atelier.storage.atomic import fsync_folder, os_errors, replace_file
+from atelier.training.start import write_start
 
-TARGETS = ("diffusers", "unet", "original", "adapter", "igligen-xl")
+TARGETS = ("diffusers", "unet", "original", "adapter", "igligen-xl", "checkpoint")
+_ALONE = ("adapter", "checkpoint")
+"""Forms that hold the trained part and no frozen weights."""
 _WORDS = {
     "original": "original GLIGEN checkpoint",
     "diffusers": "diffusers folder",
@@ -66,7 +69,7 @@ def convert(
         to: one of ``TARGETS``; by default what the target's ending says (``.safetensors`` an adapter, ``.pth``,
             ``.pt`` or ``.ckpt`` an original checkpoint, none a diffusers folder).
         base: a diffusers folder: the frozen weights for an adapter, and the other parts of a whole pipeline.
-        dtype: ``fp32``, ``fp16`` or ``bf16``; by default as stored.
+        dtype: ``fp32``, ``fp16`` or ``bf16``; by default as stored. A checkpoint is always fp32.
         average: the moving average of the trained weights, where the source has one.
         max_shard_size: of one file in a diffusers folder.
 
@@ -80,6 +83,10 @@ def convert(
         raise ConfigError(f"{to!r} is no form to convert to", f"one of {', '.join(TARGETS)}")
     if dtype and dtype not in DTYPES:
         raise ConfigError(f"{dtype!r} is no type", f"one of {', '.join(DTYPES)}")
+    if to == "checkpoint" and dtype not in ("", "fp32"):
+        raise ConfigError(
+            f"a checkpoint holds fp32 masters, not {dtype}", "leave --dtype out; trainings cast by themselves"
+        )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target} exists already", "choose another target, or remove it")
     max_shard = size_of(max_shard_size)
@@ -90,9 +97,10 @@ def convert(
     account = _counts(weights)
     lines = [f"read  {_WORDS[read.form]} {read.path}: {family}, {account}, {_types(read.weights)}"]
     lines += [f"      {note}" for note in read.notes]
-    if read.form in ("adapter", "checkpoint", "deepspeed") and not read.whole and base_unet and to != "adapter":
+    if read.form in ("adapter", "checkpoint", "deepspeed") and not read.whole and base_unet and to not in _ALONE:
         lines.append(f"      frozen weights from {base_unet}")
-    out = cast(unet_folder.adapter_of(weights) if to == "adapter" else weights, DTYPES.get(dtype))
+    written_as = torch.float32 if to == "checkpoint" else DTYPES.get(dtype)
+    out = cast(unet_folder.adapter_of(weights) if to in _ALONE else weights, written_as)
     written = _write(out, config, target, to, base if base is not None else read.pipeline, max_shard)
     lines.append(f"wrote {_WORDS[to]} {target}: {_counts(out)}, {_types(out)}")
     lines += [f"      {line}" for line in written]
@@ -125,7 +133,7 @@ def _completed(read: Source, base_unet: Path | None, to: str) -> tuple[Weights, 
         unet_folder.check(read.weights, config, str(read.path))
         return read.weights, config
     if base_unet is None:
-        if to != "adapter":
+        if to not in _ALONE:
             raise ConfigError(
                 f"{read.path} holds the trained part alone, a {_WORDS[to]} needs the frozen part too",
                 "give --base FOLDER, the diffusers folder of the model that it was trained on",
@@ -134,7 +142,7 @@ def _completed(read: Source, base_unet: Path | None, to: str) -> tuple[Weights, 
         return read.weights, None
     config = unet_folder.read_config(base_unet)
     pipeline_folder.check_adapter(read.weights, config, str(read.path))
-    if to == "adapter":
+    if to in _ALONE:
         return read.weights, config
     frozen = of_folder(base_unet)
     if frozen is None:
@@ -191,6 +199,11 @@ def _write(
         with replace_file(target) as scratch:
             save(weights, scratch)
         return []
+    if to == "checkpoint":
+        pieces = ({name: weight.tensor() for name, weight in s.items()} for s in shards_of(weights, max_shard))
+        with _new_folder(target) as folder:
+            name = write_start(folder, pieces)
+        return [f"{name}: a training that keeps its checkpoints here starts from it, its optimizer from nothing"]
     if config is None:
         raise ConfigError("the UNet's configuration is unknown", "give --base FOLDER")
     if to == "original":

@@ -237,7 +237,7 @@ def save_folder(weights: Weights, folder: Path, max_shard: int, stem: str = "dif
     Returns:
         the files' names.
     """
-    shards = list(_shards(weights, max_shard))
+    shards = list(shards_of(weights, max_shard))
     if len(shards) == 1:
         save(weights, folder / f"{stem}.safetensors")
         return [f"{stem}.safetensors"]
@@ -252,7 +252,8 @@ def save_folder(weights: Weights, folder: Path, max_shard: int, stem: str = "dif
     return names
 
 
-def _shards(weights: Weights, max_shard: int) -> Iterator[Weights]:
+def shards_of(weights: Weights, max_shard: int) -> Iterator[Weights]:
+    """The weights in name order, in groups of up to ``max_shard`` bytes (or of one tensor that is larger)."""
     shard: Weights = {}
     held = 0
     for name in sorted(weights):

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from atelier.errors import AtelierError, ConfigError
-from atelier.orchestration import catalogue, follower, ledger, params, preflight
+from atelier.orchestration import catalogue, follower, ledger, params, preflight, step_checks
 from atelier.orchestration.ledger import Run
 from atelier.steps.process import environment, kill_children
 from atelier.storage.uri import is_local, local_path
@@ -58,7 +58,9 @@ def run(
     from atelier.tracking import runs as tracking
 
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking.default_uri(project)
-    preflight.check(project, profile, str(arguments.get("artifacts", project / ".atelier")), tracking_uri)
+    preflight.check_device(profile)
+    step_checks.check_steps(dag, arguments)
+    preflight.check(project, str(arguments.get("artifacts", project / ".atelier")), tracking_uri)
 
     this = ledger.create(
         project,

@@ -11,26 +11,30 @@ NEEDED_MEMORY_GB = 3.0
 NEEDED_DISK_GB = 1.0
 
 
-def check(project: Path, profile: str, artifacts: str, tracking_uri: str) -> None:
-    """Raises the first thing that would fail the run later.
+def check(project: Path, artifacts: str, tracking_uri: str) -> None:
+    """Raises the first thing that would fail any run later.
 
     Raises:
-        ConfigError: the profile wants GPUs that are not here, or there is too little memory.
+        ConfigError: there is too little memory.
         StorageError, ServiceError: artifacts cannot be written, the disk is full, MLflow does not answer.
     """
     from atelier.tracking.runs import ping
 
-    if profile != "laptop" and not Path("/dev/nvidia0").exists():
-        raise ConfigError(
-            f"the profile {profile} trains the published size and there is no GPU here",
-            "PROFILE=laptop runs the tiny twin here; the paper's size runs on a cluster",
-        )
     check_memory()
     check_disk(project)
     check_writable(artifacts)
     if is_local(artifacts):
         check_disk(local_path(artifacts))
     ping(tracking_uri)
+
+
+def check_device(profile: str) -> None:
+    """Refuses a profile that wants GPUs where there are none."""
+    if profile != "laptop" and not Path("/dev/nvidia0").exists():
+        raise ConfigError(
+            f"the profile {profile} trains the published size and there is no GPU here",
+            "PROFILE=laptop runs the tiny twin here; the paper's size runs on a cluster",
+        )
 
 
 def check_memory() -> None:

@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from atelier.recipes.grounded_recipe import GroundedRecipe
 from atelier.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
-    from PIL import Image
-    from torch import Tensor
 
     from atelier.recipes.gligen_coco_objective import Encoder, Objective
-    from atelier.recipes.layouts import Layout
     from atelier.sampling.gligen_sd import StableDiffusionGLIGENPipeline
 
 
@@ -138,14 +136,13 @@ PROFILES = {
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(GroundedRecipe):
     """One size of the recipe; knows no storage, no cluster.
 
     Its parts live in ``gligen_coco_objective``, which is imported when asked for: reading a configuration (which every
     step does, cached or not) costs no torch.
     """
 
-    profile: str
     config: Config
     name: str = "gligen_coco"
     twin: str = "sd_twin"
@@ -168,18 +165,6 @@ class Recipe:
 
         return Objective(self, base)
 
-    def export(self, base: Path, adapter: "dict[str, Tensor]", folder: Path) -> dict[str, int]:
-        """Writes what was trained as a diffusers folder over the base; returns parameter counts."""
-        from atelier.convert.pipeline_folder import export
-
-        return export(base, adapter, folder)
-
-    def layouts(self, count: int, seed: int) -> "list[Layout]":
-        """Held-out layouts to sample and judge."""
-        from atelier.recipes.layouts import digit_layouts, published_layouts
-
-        return digit_layouts(count, seed) if self.profile == "laptop" else published_layouts()[:count]
-
     def pipeline(self, base: Path, unet: "UNet2DConditionModel | None" = None) -> "StableDiffusionGLIGENPipeline":
         """The sampler of a base folder, with ``unet`` in the place of the folder's own.
 
@@ -188,16 +173,3 @@ class Recipe:
         from atelier.recipes.gligen_coco_objective import open_pipeline
 
         return open_pipeline(base, unet)
-
-    def sample(
-        self,
-        pipeline: "StableDiffusionGLIGENPipeline",
-        layouts: "list[Layout]",
-        steps: int,
-        guidance: float,
-        grounded: bool = True,
-    ) -> "list[Image.Image]":
-        """One picture a layout, each from its own seed's noise; ``grounded=False`` is the control."""
-        from atelier.recipes.gligen_coco_objective import sample_layouts
-
-        return sample_layouts(pipeline, layouts, self.config, steps, guidance, grounded)

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from PIL import Image
 from torch import Tensor, nn
 
 from atelier.data.batch_reader import column
@@ -14,11 +13,10 @@ from atelier.data.raw_example import RawExample
 from atelier.errors import ConfigError, DataError
 from atelier.models.grounded_unet import adopt, attach, freeze_base, is_adapter_key
 from atelier.recipes.denoising import compute_dtype, load_scheduler
-from atelier.recipes.gligen_coco import Config, Recipe
+from atelier.recipes.gligen_coco import Recipe
 from atelier.recipes.grounded_objective import GroundedObjective
 from atelier.recipes.grounding import pad_boxes, start_adapter
 from atelier.recipes.latents import LatentEncoder, half, parts_digest
-from atelier.recipes.layouts import Layout
 from atelier.recipes.sd_text import SDText
 from atelier.sampling.gligen_sd import StableDiffusionGLIGENPipeline
 from atelier.training.protocol import Draws
@@ -165,28 +163,3 @@ def reset_as_upstream(unet: UNet2DConditionModel) -> None:
     for name, module in unet.named_modules():
         if is_adapter_key(f"{name}.") and isinstance(module, nn.Linear | nn.LayerNorm):
             module.reset_parameters()
-
-
-def sample_layouts(
-    pipeline: StableDiffusionGLIGENPipeline,
-    layouts: list[Layout],
-    config: Config,
-    steps: int,
-    guidance: float,
-    grounded: bool = True,
-) -> list[Image.Image]:
-    """One picture a layout, each from its own seed's noise; ``grounded=False`` is the control."""
-    result = pipeline(
-        [layout.prompt for layout in layouts],
-        height=config.resolution,
-        width=config.resolution,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        generator=[torch.Generator().manual_seed(layout.seed) for layout in layouts],
-        gligen_boxes=[layout.boxes for layout in layouts] if grounded else None,
-        gligen_phrases=[layout.phrases for layout in layouts] if grounded else None,
-        gligen_scheduled_sampling_beta=config.beta,
-        gligen_max_boxes=config.max_boxes,
-    )
-    images: list[Image.Image] = result.images
-    return images

@@ -6,19 +6,16 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from PIL import Image
 from torch import Tensor, nn
 
 from atelier.data.batch_reader import column
-from atelier.data.geometry import time_ids
 from atelier.data.raw_example import RawExample
 from atelier.models.grounded_unet import attach, freeze_base
 from atelier.recipes.denoising import compute_dtype, load_scheduler
 from atelier.recipes.grounded_objective import GroundedObjective
 from atelier.recipes.grounding import pad_boxes, start_adapter
-from atelier.recipes.igligen_xl import Config, Recipe
+from atelier.recipes.igligen_xl import Recipe
 from atelier.recipes.latents import LatentEncoder, half, parts_digest
-from atelier.recipes.layouts import Layout
 from atelier.recipes.sdxl_text import SDXLText
 from atelier.sampling.gligen_sdxl import StableDiffusionXLGLIGENPipeline
 from atelier.training.protocol import Draws
@@ -140,32 +137,3 @@ class Objective(GroundedObjective):
             torch.where(dropped[:, None, None], empty_prompt, prompt),
             torch.where(dropped[:, None], empty_pooled, pooled),
         )
-
-
-def sample_layouts(
-    pipeline: StableDiffusionXLGLIGENPipeline,
-    layouts: list[Layout],
-    config: Config,
-    steps: int,
-    guidance: float,
-    grounded: bool = True,
-) -> list[Image.Image]:
-    """One picture a layout, each from its own seed's noise; ``grounded=False`` is the control."""
-    size = (config.resolution, config.resolution)
-    conditions = time_ids(size, config.resolution)
-    result = pipeline(
-        [layout.prompt for layout in layouts],
-        height=config.resolution,
-        width=config.resolution,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        original_size=conditions[:2],
-        target_size=conditions[4:],
-        generator=[torch.Generator().manual_seed(layout.seed) for layout in layouts],
-        gligen_boxes=[layout.boxes for layout in layouts] if grounded else None,
-        gligen_phrases=[layout.phrases for layout in layouts] if grounded else None,
-        gligen_scheduled_sampling_beta=config.beta,
-        gligen_max_boxes=config.max_boxes,
-    )
-    images: list[Image.Image] = result.images
-    return images

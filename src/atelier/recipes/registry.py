@@ -39,7 +39,9 @@ def get(recipe: str, profile: str, overrides: dict[str, Any] | None = None) -> A
     try:
         config = type(config).model_validate({**values, **overrides, "train": train})
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
+        )
         raise ConfigError(f"recipe {recipe}, profile {profile}: {problems}", "correct the named parameter") from error
     return module.Recipe(profile, config)
 

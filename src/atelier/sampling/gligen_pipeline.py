@@ -19,6 +19,7 @@ from atelier.sampling.inpainting import Inpainting, encode, keep_mask
 from atelier.sampling.layout_input import PromptLayout, read_layouts
 from atelier.sampling.parts import RunUNet, RunVAE
 from atelier.sampling.schedule import grounding_scales
+from atelier.sampling.sharing import for_a_run
 
 #: A fast tokenizer keeps padding and truncation as state from one call to the next: one thread at a time.
 _TOKENIZING = threading.Lock()
@@ -81,7 +82,9 @@ class GLIGENMixin:
         if tokens is not None and not all(layout.boxes for layout in layouts):
             rows = torch.tensor([float(bool(layout.boxes)) for layout in layouts]).repeat_interleave(copies)
             grounded = rows.repeat(2 if guided else 1)[:, None, None]
-        vars(run)["unet"] = RunUNet(self.unet, scheduler, tokens, grounded, beta, decay, extra)
+        # Ungrounded, every bit is the stock pipeline's; halves that are computed once may differ in the last.
+        unet = for_a_run(self.unet, equal_halves=len(tokens) if guided and tokens is not None else 0)
+        vars(run)["unet"] = RunUNet(unet, scheduler, tokens, grounded, beta, decay, extra)
         if inpainting is not None:
             inpainting.watch(scheduler)
             run._inpainting = inpainting

@@ -21,23 +21,37 @@ def run(*, recipe: str, profile: str, pretrain: bool, uri: str, seed: int, artif
         uri: where else to take it from; "" is the recipe's own.
 
     Raises:
-        ConfigError: pretrain together with a URI, or for a recipe's published size.
+        ConfigError: see ``check``.
     """
     from atelier.recipes.registry import get
 
-    chosen = get(recipe, profile)
-    own = chosen.config.base_model
+    check(recipe=recipe, profile=profile, pretrain=pretrain, uri=uri)
     if pretrain:
-        if uri or own:
-            raise ConfigError(
-                f"pretrain=true makes the laptop twin's base, not {uri or own}",
-                "leave pretrain out, or use PROFILE=laptop",
-            )
         from atelier.steps import pretrain as step
 
         return step.run(recipe=recipe, profile=profile, seed=seed, artifacts=artifacts)
-    place = uri or own
+    chosen = get(recipe, profile)
+    place = uri or chosen.config.base_model
     return _fetched(place, chosen.twin, artifacts) if place else _shipped(chosen.twin, artifacts)
+
+
+def check(*, recipe: str, profile: str, pretrain: bool, uri: str) -> None:
+    """Refuses what ``run`` cannot make.
+
+    Raises:
+        ConfigError: pretrain together with a URI, or for a recipe's published size; no such base is shipped.
+    """
+    from atelier.recipes.registry import get
+    from atelier.recipes.twins.assets import shipped
+
+    chosen = get(recipe, profile)
+    place = uri or chosen.config.base_model
+    if pretrain and place:
+        raise ConfigError(
+            f"pretrain=true makes the laptop twin's base, not {place}", "leave pretrain out, or use PROFILE=laptop"
+        )
+    if not pretrain and not place:
+        shipped(chosen.twin)
 
 
 def _shipped(twin: str, artifacts: str) -> Manifest:

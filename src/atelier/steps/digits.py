@@ -21,8 +21,7 @@ def run(*, images: int, seed: int, artifacts: str, form: str = "sa1b") -> Manife
     Raises:
         ConfigError: no images, a negative seed, or an unknown form.
     """
-    if images < 1 or seed < 0:
-        raise ConfigError(f"images={images}, seed={seed}", "images must be 1 or more, seed 0 or more")
+    check(images=images, seed=seed)
     chosen = raw_form.form(form)
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
@@ -38,3 +37,13 @@ def run(*, images: int, seed: int, artifacts: str, form: str = "sa1b") -> Manife
         params={"images": images, "seed": seed, "form": form},
         artifacts=artifacts,
     )
+
+
+def check(*, images: int, seed: int) -> None:
+    """Refuses what cannot be drawn.
+
+    Raises:
+        ConfigError: no images, or a negative seed.
+    """
+    if images < 1 or seed < 0:
+        raise ConfigError(f"images={images}, seed={seed}", "images must be 1 or more, seed 0 or more")

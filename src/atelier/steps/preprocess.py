@@ -35,27 +35,19 @@ def run(
         workers: processes that encode; 0 is one for each GPU. No part of the cache key: it changes no byte.
 
     Raises:
-        ConfigError: a parameter out of range. DataError: too many unusable samples. AtelierError: a worker died.
+        ConfigError: see ``check``. DataError: too many unusable samples. AtelierError: a worker died.
     """
     from atelier.recipes import registry
 
+    params = check(
+        recipe=recipe,
+        profile=profile,
+        samples_per_shard=samples_per_shard,
+        batch_size=batch_size,
+        max_quarantined=max_quarantined,
+        workers=workers,
+    )
     chosen = registry.get(recipe, profile)
-    params = {
-        "recipe": recipe,
-        "profile": profile,
-        "resolution": chosen.config.resolution,
-        "samples_per_shard": samples_per_shard or chosen.config.samples_per_shard,
-        "batch_size": batch_size or chosen.config.encode_batch,
-        "max_quarantined": max_quarantined or chosen.config.max_quarantined,
-        **chosen.box_rules,
-    }
-    counts = (params["samples_per_shard"], params["batch_size"], workers + 1)
-    if min(counts) < 1 or not 0 <= params["max_quarantined"] < 1:
-        raise ConfigError(
-            f"samples_per_shard={samples_per_shard}, batch_size={batch_size}, max_quarantined={max_quarantined}, "
-            f"workers={workers}",
-            "counts must be 1 or more (0: the recipe's own), the share at least 0 and below 1",
-        )
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
         from atelier.data.preprocess import EncoderSpec, Settings, open_source, preprocess
@@ -91,6 +83,42 @@ def run(
         # Both are reached by name: the recipe through the registry, the worker as a process.
         extra_modules=(type(chosen).__module__, "atelier.data.preprocess_worker"),
     )
+
+
+def check(
+    *,
+    recipe: str,
+    profile: str,
+    samples_per_shard: int,
+    batch_size: int,
+    max_quarantined: float,
+    workers: int = 0,
+) -> dict[str, Any]:
+    """The parameters with the recipe's own in the place of zeros.
+
+    Raises:
+        ConfigError: a parameter out of range.
+    """
+    from atelier.recipes import registry
+
+    chosen = registry.get(recipe, profile)
+    params = {
+        "recipe": recipe,
+        "profile": profile,
+        "resolution": chosen.config.resolution,
+        "samples_per_shard": samples_per_shard or chosen.config.samples_per_shard,
+        "batch_size": batch_size or chosen.config.encode_batch,
+        "max_quarantined": max_quarantined or chosen.config.max_quarantined,
+        **chosen.box_rules,
+    }
+    counts = (params["samples_per_shard"], params["batch_size"], workers + 1)
+    if min(counts) < 1 or not 0 <= params["max_quarantined"] < 1:
+        raise ConfigError(
+            f"samples_per_shard={samples_per_shard}, batch_size={batch_size}, max_quarantined={max_quarantined}, "
+            f"workers={workers}",
+            "counts must be 1 or more (0: the recipe's own), the share at least 0 and below 1",
+        )
+    return params
 
 
 def make_encoder(recipe: str, profile: str, base: str) -> "Encoder":

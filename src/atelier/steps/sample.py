@@ -28,13 +28,12 @@ def run(
         seed: of the layouts and the noise.
 
     Raises:
-        ConfigError: a negative number.
+        ConfigError: see ``check``.
     """
     from atelier.recipes.registry import get
 
+    check(count=count, steps=steps, guidance=guidance, seed=seed)
     config = get(recipe, profile).config
-    if min(count, steps, guidance, seed) < 0:
-        raise ConfigError(f"count={count}, steps={steps}, guidance={guidance}, seed={seed}", "none may be negative")
     count, steps, guidance = count or config.sample_count, steps or config.sample_steps, guidance or config.guidance
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
@@ -57,6 +56,16 @@ def run(
         artifacts=artifacts,
         extra_modules=(f"atelier.recipes.{recipe}",),
     )
+
+
+def check(*, count: int, steps: int, guidance: float, seed: int) -> None:
+    """Refuses what cannot be sampled.
+
+    Raises:
+        ConfigError: a negative number.
+    """
+    if min(count, steps, guidance, seed) < 0:
+        raise ConfigError(f"count={count}, steps={steps}, guidance={guidance}, seed={seed}", "none may be negative")
 
 
 def _produce(

@@ -109,6 +109,45 @@ def run(
     )
 
 
+def check(
+    *,
+    recipe: str,
+    profile: str,
+    steps: int = 0,
+    batch_size: int = 0,
+    learning_rate: float = 0.0,
+    seed: int = 0,
+    processes: int = 0,
+    zero_stage: int = -1,
+    overrides: str = "",
+    here: bool = False,
+) -> None:
+    """Refuses a training configuration that ``run`` would refuse, before there is anything to train on.
+
+    Args:
+        here: the training will run on this machine, which must be able to compute in its precision.
+
+    Raises:
+        ConfigError: a setting that does not fit.
+    """
+    from atelier.recipes.registry import get
+
+    changes = train_overrides(
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        processes=processes,
+        zero_stage=zero_stage,
+        overrides=overrides,
+    )
+    config = get(recipe, profile, {"train": changes}).config.train
+    if here and config.precision == "fp16":
+        from atelier.training.devices import require_fp16  # asks the accelerator: imports torch
+
+        require_fp16()
+
+
 def train_overrides(
     *,
     steps: int,

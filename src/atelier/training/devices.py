@@ -7,6 +7,8 @@ was computed besides (recomputed activations), over what the device could do in 
 import re
 from typing import TYPE_CHECKING, Literal
 
+from atelier.errors import ConfigError
+
 if TYPE_CHECKING:
     import torch
 
@@ -58,6 +60,19 @@ def peak_flops(name: str, precision: "Precision") -> float | None:
         if peaks is not None:
             return peaks[precision] * 1e12 if precision in peaks else None
     return None
+
+
+def require_fp16() -> None:
+    """Refuses fp16 where the device that DeepSpeed takes cannot compute in it.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    from deepspeed.accelerator import get_accelerator
+
+    accelerator = get_accelerator()
+    if not accelerator.is_fp16_supported():
+        raise ConfigError(f"fp16 is not supported on this device ({accelerator.device_name()})", "use bf16 or fp32")
 
 
 def device_peak(device: "torch.device", precision: "Precision") -> float | None:

@@ -25,7 +25,7 @@ from atelier.training.callbacks import Callback, Request
 from atelier.training.callbacks.metrics_log import METRICS, read_lines
 from atelier.training.config import TrainConfig
 from atelier.training.deepspeed_config import deepspeed_config
-from atelier.training.devices import device_peak, utilization
+from atelier.training.devices import device_peak, require_fp16, utilization
 from atelier.training.masters import (
     fragments,
     refresh_weights,
@@ -172,11 +172,10 @@ class _Trainer:
 
     def _build(self) -> tuple[Any, torch.nn.Module]:
         import deepspeed
-        from deepspeed.accelerator import get_accelerator
         from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
 
-        if self.config.precision == "fp16" and not get_accelerator().is_fp16_supported():
-            raise ConfigError(f"fp16 is not supported on this device ({self.ranks.device})", "use bf16 or fp32")
+        if self.config.precision == "fp16":
+            require_fp16()
         if EmaAdamW not in ZERO_SUPPORTED_OPTIMIZERS:
             ZERO_SUPPORTED_OPTIMIZERS.append(EmaAdamW)  # it is torch's AdamW with one more moment
         config = self.config
@@ -326,8 +325,10 @@ class _Trainer:
             self._restore_logs(found)
         self.meter.restore(saved["meter"], self.ranks)
         if self.ranks.first:
-            made = f", saved by {saved['processes']} processes" if saved["processes"] != self.ranks.world else ""
-            print(f"resuming from step {found.step} of {self.config.steps} ({found.folder.name}{made})", flush=True)
+            other = saved["processes"] not in (0, self.ranks.world)
+            made = f", saved by {saved['processes']} processes" if other else ""
+            does = "resuming from" if found.step else "starting from the weights of"
+            print(f"{does} step {found.step} of {self.config.steps} ({found.folder.name}{made})", flush=True)
 
     def _restore_logs(self, found: checkpoints.Checkpoint) -> None:
         """On a machine that has not seen the training so far, its logs come from the checkpoint."""

@@ -21,6 +21,7 @@ from atelier.errors import DataError
 from atelier.training.masters import WEIGHT, Fragment
 
 SUFFIX = ".safetensors"
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def part_name(rank: int) -> str:
@@ -142,6 +143,10 @@ class Parts:
         self._pieces.clear()
         self._open.close()
 
+    def holds_field(self, field: str) -> bool:
+        """Whether there is anything of this field at all."""
+        return any(key.startswith(f"{field}/") for key in self._pieces)
+
     def holds(self, field: str, name: str) -> bool:
         """Whether there is anything of this field of this parameter."""
         return f"{field}/{name}" in self._pieces
@@ -176,10 +181,15 @@ class Parts:
 def put_back(held: list[Fragment], parts: Parts) -> None:
     """Fills this rank's fragments from a checkpoint's files.
 
-    An average that the checkpoint does not have starts from its weights.
+    An average that the checkpoint does not have starts from its weights. Moments start at zero where it has none of
+    any parameter (``start``).
     """
+    fresh = {field for field in MOMENTS if not parts.holds_field(field)}
     for fragment in held:
         for field, target in fragment.tensors.items():
+            if field in fresh:
+                target.zero_()
+                continue
             source = WEIGHT if field == "ema" and not parts.holds(field, fragment.name) else field
             for offset, values in parts.blocks(source, fragment.name, fragment.start, fragment.numel):
                 target[offset : offset + values.numel()].copy_(values)

@@ -1,0 +1,131 @@
+"""What a run computes once: the same results, fewer calls, and the UNet as it was."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from atelier.models.grounded_unet import attach
+from atelier.recipes.twins import sdxl
+from atelier.sampling.sharing import Remembered, SharedHalf, for_a_run, overlaid
+from tests.sampling.tiny_sd import make_unet
+
+
+@pytest.fixture(scope="module")
+def unet() -> UNet2DConditionModel:
+    return make_unet()
+
+
+@pytest.fixture
+def multiplications(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """How many rows went through each matrix, by the address of its weight."""
+    seen: Counter[int] = Counter()
+    plain = nn.functional.linear
+
+    def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        seen[weight.data_ptr()] += x.shape[0]
+        return plain(x, weight, bias)
+
+    monkeypatch.setattr(nn.functional, "linear", linear)
+    return seen
+
+
+def inputs(rows: int = 2) -> dict[str, Any]:
+    torch.manual_seed(0)
+    return {
+        "sample": torch.randn(rows, 4, 16, 16).repeat(2, 1, 1, 1),
+        "timestep": torch.tensor(500),
+        "encoder_hidden_states": torch.randn(2 * rows, 7, 32),
+        "cross_attention_kwargs": {"gligen": {"objs": torch.randn(2 * rows, 5, 32)}},
+    }
+
+
+@torch.no_grad()
+def test_the_same_noise_and_half_of_the_work_before_the_text(
+    unet: UNet2DConditionModel, multiplications: Counter[int]
+) -> None:
+    given = inputs()
+    expected = unet(**given).sample
+    before = Counter(multiplications)
+    multiplications.clear()
+    run = for_a_run(unet, equal_halves=4)
+    for _ in range(3):
+        torch.testing.assert_close(run(**given).sample, expected, rtol=1e-5, atol=1e-6)
+    block = unet.down_blocks[0].attentions[0].transformer_blocks[0]
+    for shared, times in (
+        (block.attn1.to_q, 3 / 2),
+        (block.attn2.to_k, 1),
+        (block.fuser.linear, 1),
+        (block.attn2.to_q, 3),
+    ):
+        address = shared.weight.data_ptr()
+        assert multiplications[address] == before[address] * times
+
+
+@torch.no_grad()
+def test_a_new_prompt_is_not_answered_with_the_old_one(unet: UNet2DConditionModel) -> None:
+    run = for_a_run(unet, equal_halves=4)
+    for seed in (1, 2):
+        given = inputs() | {
+            "encoder_hidden_states": torch.randn(4, 7, 32, generator=torch.Generator().manual_seed(seed))
+        }
+        torch.testing.assert_close(run(**given).sample, unet(**given).sample, rtol=1e-5, atol=1e-6)
+    linear = nn.Linear(3, 3)
+    remembered, x = Remembered(linear), torch.ones(2, 3)
+    assert remembered(x) is remembered(x)
+    x += 1  # changed in place: another question
+    assert torch.equal(remembered(x), linear(x))
+
+
+@torch.no_grad()
+def test_without_guidance_every_bit_is_the_unets(unet: UNet2DConditionModel) -> None:
+    given = inputs()
+    given["sample"] = torch.randn(4, 4, 16, 16)
+    run = for_a_run(unet, equal_halves=0)
+    assert not any(isinstance(module, SharedHalf) for module in run.modules())
+    assert torch.equal(run(**given).sample, unet(**given).sample)
+
+
+@torch.no_grad()
+def test_a_batch_of_another_size_is_computed_whole(unet: UNet2DConditionModel) -> None:
+    """As when a callback ends the guidance amid a run."""
+    given = inputs() | {"sample": torch.randn(2, 4, 16, 16), "encoder_hidden_states": torch.randn(2, 7, 32)}
+    given["cross_attention_kwargs"] = None
+    assert torch.equal(for_a_run(unet, equal_halves=4)(**given).sample, unet(**given).sample)
+
+
+def test_the_unet_is_left_as_it_was(unet: UNet2DConditionModel) -> None:
+    names = [(name, id(module)) for name, module in unet.named_modules()]
+    run = for_a_run(unet, equal_halves=4)
+    assert [(name, id(module)) for name, module in unet.named_modules()] == names
+    assert {id(p) for p in run.parameters()} == {id(p) for p in unet.parameters()}
+    assert run.dtype == unet.dtype
+    assert run.config == unet.config
+
+
+def test_sdxl_shares_the_text_alone() -> None:
+    """Its time embedding holds the pooled text: the halves differ from the first block on."""
+    run = for_a_run(attach(sdxl.make_unet(16)), equal_halves=4)
+    assert not any(isinstance(module, SharedHalf) for module in run.modules())
+    assert any(isinstance(module, Remembered) for module in run.modules())
+
+
+def test_a_unet_that_somebody_looks_into_is_used_itself(unet: UNet2DConditionModel) -> None:
+    hook = unet.mid_block.register_forward_hook(lambda module, given, output: None)
+    try:
+        assert for_a_run(unet, equal_halves=4) is unet
+    finally:
+        hook.remove()
+    assert for_a_run(unet, equal_halves=4) is not unet
+
+
+def test_overlaid_parts_answer_for_those_below() -> None:
+    net = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), nn.Linear(2, 2))
+    made: Any = overlaid(net, {"0.0": Remembered(net[0][0])})
+    assert made[0][0].in_features == 2
+    assert made[0][1] is net[0][1]
+    assert made[1] is net[1]
+    assert type(net[0][0]) is nn.Linear
