@@ -59,16 +59,30 @@ def decode_image(jpeg: bytes, res: int) -> np.ndarray:
         height, width = resized(size, res)
         if height * width > MAX_PIXELS:  # one pixel high, and as long as a JPEG may be
             raise ValueError(f"image bomb: {size[0]}×{size[1]} pixels resized to {height}×{width}")
-        try:
-            image = opened.convert("RGB")
-        except MemoryError:
-            raise
-        except Exception as error:  # damaged bytes raise nearly anything
-            raise ValueError(f"not a readable image: {_short(error)}") from error
+        image = _rgb(opened)
     if (height, width) != size:
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     top, left = top_left(size, res)
     return np.asarray(image.crop((left, top, left + res, top + res)))
+
+
+def decode_whole(jpeg: bytes) -> Image.Image:
+    """Decodes an image as it is, RGB.
+
+    Raises:
+        ValueError: not an image, a damaged one, or an image bomb.
+    """
+    with _opened(jpeg) as opened:
+        return _rgb(opened)
+
+
+def _rgb(opened: Image.Image) -> Image.Image:
+    try:
+        return opened.convert("RGB")
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes raise nearly anything
+        raise ValueError(f"not a readable image: {_short(error)}") from error
 
 
 def _opened(data: bytes) -> Image.Image:

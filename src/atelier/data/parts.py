@@ -95,7 +95,8 @@ def merge(
     quarantine.replace(bad for shard in shards for bad in shard.quarantined)
     quarantine.write()
     quarantine.check(sum(shard.covers for shard in shards))
-    return summary.metadata(shards, ordered[0].metadata["encoder"], settings.res, quarantine.counts())
+    encoder = ordered[0].metadata["encoder"]
+    return summary.metadata(shards, quarantine.counts()) | {"encoder": encoder, "resolution": settings.res}
 
 
 def _checked(parts: Sequence[Manifest], settings: Settings) -> list[Manifest]:
