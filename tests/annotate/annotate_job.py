@@ -5,11 +5,8 @@ import sys
 from pathlib import Path
 
 from atelier.annotate.config import Config
-from atelier.annotate.work import annotation_spec
-from atelier.data import summary
-from atelier.data.coco_folder import COCOFolder
+from atelier.annotate.shards import annotate
 from atelier.data.quarantine import Quarantine
-from atelier.data.units import work_through
 from atelier.storage.folder import OutputFolder
 from atelier.storage.manifest import Manifest
 from tests.data import coco_raw
@@ -23,13 +20,10 @@ CONFIG = Config(
 def run(raw: Path, place: Path, work: Path, workers: int, models: dict[str, object]) -> Manifest:
     """Annotates a COCO folder, as the step does."""
     out = OutputFolder(str(place), work)
-    source = COCOFolder(coco_raw.manifest(raw), unit_images=CONFIG.images_per_shard)
     quarantine = Quarantine(0.2, out.path / "quarantine.jsonl")
-    units, digest = work_through(
-        source.units, annotation_spec(source, CONFIG, models), out, quarantine, "annotating", workers=workers
+    return out.finish(
+        "coco-annotations", annotate(coco_raw.manifest(raw), CONFIG, models, out, quarantine, workers), {}
     )
-    shards = [shard for unit in units for shard in unit.shards]
-    return out.finish("coco-annotations", summary.metadata(shards, quarantine.counts()) | {"annotators": digest}, {})
 
 
 if __name__ == "__main__":

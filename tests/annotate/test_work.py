@@ -13,9 +13,11 @@ import pytest
 
 from atelier.annotate import places
 from atelier.annotate.annotator import Annotator
+from atelier.annotate.shards import annotate_part, merge_annotations
 from atelier.annotate.work import AnnotationWork, digest
 from atelier.data.coco_annotated import AnnotatedShards
 from atelier.data.coco_folder import COCOFolder
+from atelier.data.parts import KIND
 from atelier.data.quarantine import Quarantine
 from atelier.data.units import work_through
 from atelier.errors import DataError
@@ -138,3 +140,19 @@ def test_killed_in_two_processes_and_made_in_one_are_the_same_bytes(
     assert with_shards
     again = subprocess.run(job, env=environment, capture_output=True, text=True, check=True, timeout=250)
     assert again.stdout.strip() == whole.digest
+
+
+@pytest.mark.slow
+def test_parts_on_two_machines_are_one_run(raw: Path, tmp_path: Path, models: dict[str, Any]) -> None:
+    whole = run(raw, tmp_path / "one" / "out", tmp_path / "one" / "work", 1, models)
+    manifest, parts = coco_raw.manifest(raw), []
+    for index in (1, 0):
+        out = OutputFolder(str(tmp_path / f"part-{index}"), tmp_path / f"work-{index}")
+        parts.append(out.finish(KIND, annotate_part(manifest, CONFIG, models, out, index, 2), {}))
+    assert [len(part.metadata["units"]) for part in parts] == [2, 2]
+    out = OutputFolder(str(tmp_path / "merged"), tmp_path / "work")
+    quarantine = Quarantine(0.2, out.path / "quarantine.jsonl")
+    assert out.finish("coco-annotations", merge_annotations(parts, CONFIG, out, quarantine), {}).digest == whole.digest
+    other = CONFIG.model_copy(update={"images_per_shard": 5})
+    with pytest.raises(DataError, match="the parts are not of one run"):
+        merge_annotations(parts, other, OutputFolder(str(tmp_path / "no"), tmp_path / "no-work"), quarantine)

@@ -61,24 +61,15 @@ def run(
         raise ConfigError(f"workers={workers}", "give 1 or more; 0 is one for each GPU")
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
-        from atelier.annotate.work import annotation_spec
-        from atelier.data import summary
-        from atelier.data.coco_folder import COCOFolder
+        from atelier.annotate import shards
         from atelier.data.quarantine import Quarantine
-        from atelier.data.units import work_through
 
-        source = COCOFolder(raw, unit_images=chosen.images_per_shard)
         quarantine = Quarantine(chosen.max_quarantined, ctx.out.path / "quarantine.jsonl")
-        spec = annotation_spec(source, chosen, annotators.metadata["models"])
         began = time.monotonic()
-        units, digest = work_through(
-            source.units, spec, ctx.out, quarantine, "annotating", total=len(source.images), workers=workers
-        )
-        shards = [shard for unit in units for shard in unit.shards]
-        quarantine.check(sum(shard.covers for shard in shards))
-        made = summary.metadata(shards, quarantine.counts()) | {"annotators": digest}
+        made = shards.annotate(raw, chosen, annotators.metadata["models"], ctx.out, quarantine, workers)
         ctx.note(images_per_s=round(made["samples"] / max(time.monotonic() - began, 1e-3), 2))
-        made["metrics"] = _metrics(made)
+        if not made["boxes"]["kept"]:
+            print("warning: no box was found in any image: lower box_threshold, or look at the tags", file=sys.stderr)
         return "coco-annotations", made
 
     return run_step(
@@ -92,18 +83,3 @@ def run(
         artifacts=artifacts,
         extra_modules=("atelier.data.preprocess_worker", "atelier.annotate.work"),
     )
-
-
-def _metrics(made: dict[str, Any]) -> dict[str, float]:
-    images, boxes = made["samples"], made["boxes"]["kept"]
-    if not boxes:
-        print(
-            "warning: no box was found in any image: lower box_threshold, or look at the tags in the shards",
-            file=sys.stderr,
-            flush=True,
-        )
-    return {
-        "images_annotated": float(images),
-        "images_quarantined": float(sum(made["quarantined"].values())),
-        "boxes_per_image": round(boxes / max(images, 1), 3),
-    }
