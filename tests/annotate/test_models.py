@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, Blip2ForConditionalGeneration, CLIPTextModel, CLIPTokenizer
 
 from atelier.annotate.boxes import iou
@@ -20,7 +21,7 @@ from atelier.errors import ConfigError
 from tests.annotate import tiny
 from tests.recipes.twin import write_twin
 
-WORDS = ["a dog", "number seven", "zero", "nine"]
+WORDS = ["dog", "seven", "zero", "nine"]
 
 
 def place(role: str) -> Place:
@@ -53,7 +54,7 @@ def test_clip_tags_are_its_own_scores(images: list[Image.Image]) -> None:
     folder = tiny.folders()["tagger"]
     model = AutoModel.from_pretrained(folder).eval()
     texts = AutoTokenizer.from_pretrained(folder)(
-        [f"a photo of a {word}" for word in WORDS], padding=True, return_tensors="pt"
+        [f"a photo of a {word}" for word in WORDS], padding=True, truncation=True, max_length=16, return_tensors="pt"
     )
     pixels = AutoImageProcessor.from_pretrained(folder)(images=images, return_tensors="pt")
     with torch.no_grad():
@@ -167,6 +168,15 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, folder / "pytorch_model.bin")
     weights.unlink()
     with pytest.raises(ConfigError, match="cannot be loaded as CLIPTextModel"):
+        PhraseEncoder(Place(str(folder), "", ""))
+
+
+def test_missing_weights_are_not_drawn_at_random(tmp_path: Path) -> None:
+    folder = tiny.clip(tmp_path / "clip")
+    weights = load_file(folder / "model.safetensors")
+    del weights["text_model.final_layer_norm.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"1 weights of a CLIPTextModel are missing, e\.g\. .*final_layer_norm"):
         PhraseEncoder(Place(str(folder), "", ""))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from atelier.annotate import places
 from atelier.annotate.annotator import Annotator
@@ -96,16 +97,19 @@ def test_what_a_shard_holds(raw: Path, tmp_path: Path) -> None:
 
 def test_a_corrupt_jpeg_costs_itself_alone(raw: Path, tmp_path: Path) -> None:
     folder = coco_raw.make(tmp_path / "raw", IMAGES)
-    images = sorted((folder / "train2017").iterdir())
+    images, bad = sorted((folder / "train2017").iterdir()), (3, 8, 11)
     images[3].write_bytes(images[3].read_bytes()[:200])
     images[8].write_bytes(b"no picture")
+    Image.new("L", (20_000, 1)).save(images[11])  # would be 800 by 16,000,000 pixels
     quick(folder, tmp_path / "bad", Stopping(-1))
     lines = (tmp_path / "bad" / "work" / "quarantine.jsonl").read_text().splitlines()
-    assert [json.loads(line)["key"] for line in lines] == [images[3].stem, images[8].stem]
-    assert all("not a readable image" in line for line in lines)
+    assert [json.loads(line)["key"] for line in lines] == [images[number].stem for number in bad]
+    assert [("not a readable image" in line, "image bomb" in line) for line in lines] == [
+        (True, False), (True, False), (False, True),
+    ]  # fmt: skip
     shards = AnnotatedShards(sorted((tmp_path / "bad" / "work").glob("*.tar")))
-    assert sorted(shards.names()) == [path.name for path in images if path not in (images[3], images[8])]
-    with pytest.raises(DataError, match=r"already 2 of 20 samples are unusable"):
+    assert sorted(shards.names()) == [path.name for number, path in enumerate(images) if number not in bad]
+    with pytest.raises(DataError, match=r"already \d of 20 samples are unusable"):
         quick(folder, tmp_path / "strict", Stopping(-1), share=0.05)
 
 

@@ -57,12 +57,12 @@ def detector(folder: Path) -> Path:
         text_config=BertConfig(
             vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
         ),
-        d_model=16,
+        d_model=32,  # its group norms have 32 groups
         num_queries=12,
         encoder_layers=1,
         encoder_ffn_dim=32,
         encoder_attention_heads=2,
-        decoder_layers=1,
+        decoder_layers=2,
         decoder_ffn_dim=32,
         decoder_attention_heads=2,
         num_feature_levels=4,

@@ -1,5 +1,7 @@
 """Models from a folder or the hub: safetensors only, errors that name the model."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -39,7 +41,27 @@ def load_model(kind: Any, place: Place, dtype: torch.dtype = torch.float32, **ar
     """A frozen model on the accelerator.
 
     Raises:
-        ConfigError: as ``load``; also where there are pickled weights alone.
+        ConfigError: as ``load``; also where there are pickled weights alone, or weights are missing (which transformers
+            would draw at random).
     """
-    model = load(kind, place, use_safetensors=True, dtype=dtype, **arguments)
+    with _quiet():
+        model, info = load(kind, place, use_safetensors=True, dtype=dtype, output_loading_info=True, **arguments)
+    if missing := sorted(info["missing_keys"]):
+        raise ConfigError(
+            f"{place.name}: {len(missing)} weights of a {kind.__name__} are missing, e.g. {missing[0]}",
+            "it is another model, or an incomplete download",
+        )
     return model.to(device()).eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' list of the weights that a part of a model leaves aside."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

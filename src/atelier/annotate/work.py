@@ -16,6 +16,8 @@ from atelier.storage.manifest import Manifest
 
 Prepared = tuple[RawExample, PreparedImage]
 
+SHORT_SIDE = 800  # pixels that the detector resizes an image's short side to; the others ask for less
+
 
 class AnnotationWork:
     """``Work``: each shard is a unit of its own, so that as many workers as there are shards have something to do.
@@ -36,7 +38,7 @@ class AnnotationWork:
 
     def prepare(self, example: RawExample) -> Prepared:
         """Decodes, and resizes as tagger and detector want it."""
-        return example, self._annotator.prepare(decode_whole(example.image))
+        return example, self._annotator.prepare(decode_whole(example.image, SHORT_SIDE))
 
     def finish(self, prepared: list[Prepared]) -> list[Sample]:
         """See ``data.work.Work``; the samples' form is that of ``data.coco_annotated``."""
