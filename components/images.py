@@ -24,4 +24,5 @@ _component = functools.partial(dsl.component, install_kfp_package=False, package
 
 ops = _component(base_image=image("ops"))
 train = _component(base_image=image("train"))
+annotate = _component(base_image=image("annotate"))
 evaluate = _component(base_image=image("evaluate"))

@@ -17,6 +17,7 @@ def source(
     pictures: str = "",
     recipe: str = "igligen_xl",
     profile: str = "laptop",
+    form: str = "",
 ) -> None:
     """The URIs of published data or, where none are given, canvases of real handwritten digits in the same form.
 
@@ -30,6 +31,7 @@ def source(
         pictures: URI of image files, for a recipe that reads COCO's form; may hold *.
         recipe: the recipe's name, which decides the form.
         profile: laptop or paper.
+        form: another form than the recipe's, e.g. coco-images for images that have no boxes yet.
     """
     from atelier.steps.artifact import write_output
     from atelier.steps.source import run
@@ -43,6 +45,7 @@ def source(
         pictures=pictures,
         recipe=recipe,
         profile=profile,
+        form=form,
         artifacts=artifacts,
     )
     write_output(source, made)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atelier.data import coco_source
+from atelier.data import coco_folder
 from atelier.data.loader import ShardDataset
 from atelier.data.preprocess import Settings, preprocess
 from atelier.data.quarantine import Quarantine
@@ -52,7 +52,7 @@ def run(folder: Path, place: Path, work: Path, encoder: CaptionEncoder | None = 
 
 @pytest.fixture(autouse=True)
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coco_source, "UNIT_IMAGES", 8)
+    monkeypatch.setattr(coco_folder, "UNIT_IMAGES", 8)
 
 
 def test_shards_of_a_folder(tmp_path: Path) -> None:

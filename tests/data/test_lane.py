@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from atelier.data.channel import Channel, Stopped
-from atelier.data.lane import Lane, Settings
-from atelier.data.preprocess import preprocess
+from atelier.data.encoding import Encoding
+from atelier.data.lane import Lane
+from atelier.data.preprocess import Settings, preprocess
 from atelier.data.quarantine import Quarantine
 from atelier.data.shard_reader import ShardDataset
 from atelier.data.shards import ShardWriter
@@ -106,12 +107,12 @@ def test_the_reader_waits_for_the_encoder(folder: Path, tmp_path: Path) -> None:
             return super().encode(images, examples)
 
     class Counting(Lane):
-        def _decoded(self, item):  # type: ignore[no-untyped-def]
+        def _prepared(self, item):  # type: ignore[no-untyped-def]
             nonlocal read
             read += 1
-            return super()._decoded(item)
+            return super()._prepared(item)
 
-    Counting(source, Slow(), out, settings, lambda images, bad: None, decoders=2).run(source.units)
+    Counting(Encoding(source, Slow(), settings), out, lambda images, bad: None, decoders=2).run(source.units)
     assert len(ahead) == 50
     assert max(ahead) <= 24
 
@@ -129,7 +130,7 @@ def test_an_error_in_any_stage_ends_all_and_surfaces(
     places = {
         "fetch": "atelier.data.sa1b_source.SA1BSource.fetch",
         "read": "atelier.data.sa1b.image_id",
-        "decode": "atelier.data.lane.decode_image",
+        "decode": "atelier.data.encoding.decode_image",
         "write": "atelier.data.shards.ShardWriter.add",
     }
     before = threading.active_count()
@@ -137,7 +138,7 @@ def test_an_error_in_any_stage_ends_all_and_surfaces(
         monkeypatch.setattr(places[stage], fail)
     report = fail if stage == "report" else lambda images, bad: None
     with pytest.raises(ZeroDivisionError):
-        Lane(source, encoder, out, SETTINGS, report).run(source.units)
+        Lane(Encoding(source, encoder, SETTINGS), out, report).run(source.units)
     assert threading.active_count() == before
 
 

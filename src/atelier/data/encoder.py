@@ -1,12 +1,12 @@
 """What a recipe supplies to preprocessing, and how a worker process makes its own copy of it."""
 
-import importlib
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from atelier.data.raw_example import RawExample
+from atelier.data.work import call
 
 
 class Encoder(Protocol):
@@ -46,6 +46,5 @@ class EncoderSpec:
 
     def make(self) -> Encoder:
         """Calls the function."""
-        module, _, name = self.entry.partition(":")
-        encoder: Encoder = getattr(importlib.import_module(module), name)(**self.arguments)
+        encoder: Encoder = call(self.entry, self.arguments)
         return encoder

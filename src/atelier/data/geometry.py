@@ -56,19 +56,43 @@ def decode_image(jpeg: bytes, res: int) -> np.ndarray:
     """
     with _opened(jpeg) as opened:
         size = (opened.height, opened.width)
-        height, width = resized(size, res)
-        if height * width > MAX_PIXELS:  # one pixel high, and as long as a JPEG may be
-            raise ValueError(f"image bomb: {size[0]}×{size[1]} pixels resized to {height}×{width}")
-        try:
-            image = opened.convert("RGB")
-        except MemoryError:
-            raise
-        except Exception as error:  # damaged bytes raise nearly anything
-            raise ValueError(f"not a readable image: {_short(error)}") from error
+        height, width = _bounded(size, res)
+        image = _rgb(opened)
     if (height, width) != size:
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     top, left = top_left(size, res)
     return np.asarray(image.crop((left, top, left + res, top + res)))
+
+
+def decode_whole(jpeg: bytes, res: int) -> Image.Image:
+    """Decodes an image as it is, RGB.
+
+    Args:
+        res: what others will bring its short side to; the long one must stay within bounds then.
+
+    Raises:
+        ValueError: not an image, a damaged one, or an image bomb.
+    """
+    with _opened(jpeg) as opened:
+        _bounded((opened.height, opened.width), res)
+        return _rgb(opened)
+
+
+def _bounded(size: tuple[int, int], res: int) -> tuple[int, int]:
+    """``resized``, of a size that can be held."""
+    height, width = resized(size, res)
+    if height * width > MAX_PIXELS:  # one pixel high, and as long as a JPEG may be
+        raise ValueError(f"image bomb: {size[0]}×{size[1]} pixels resized to {height}×{width}")
+    return height, width
+
+
+def _rgb(opened: Image.Image) -> Image.Image:
+    try:
+        return opened.convert("RGB")
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes raise nearly anything
+        raise ValueError(f"not a readable image: {_short(error)}") from error
 
 
 def _opened(data: bytes) -> Image.Image:

@@ -1,12 +1,12 @@
-"""One pipeline from raw units (tars, say) to committed shards, around one encoder: every stage at work at once.
+"""One pipeline from raw units (tars, say) to committed shards, around one model: every stage at work at once.
 
-fetch (thread) → read, join (thread) → select boxes, decode, crop (threads) → encode, batched (the caller's
+fetch (thread) → read, join (thread) → prepare: decode, crop (threads) → finish: encode, batched (the caller's
 thread) → write, checksum (thread) → hash and upload (threads). Between the stages lie bounded queues, so memory does
 not grow with the data, and the slowest stage alone sets the pace. Threads serve, because Pillow, zlib, hashlib, torch
 and sockets let go of the interpreter; what a second process brings is a second accelerator (``worker_pool``).
 
-The encoder has the caller's thread, so that Ctrl-C reaches the stage that is always busy. An error in any stage ends
-all of them and is raised by ``run``.
+The accelerator has the caller's thread, so that Ctrl-C reaches the stage that is always busy. An error in any stage
+ends all of them and is raised by ``run``.
 
 A shard covers a fixed range of its unit's examples and a batch a fixed range of its shard's, whatever was interrupted
 and whoever does it: floating-point results depend on a batch's composition, so the same input gives the same bytes.
@@ -18,21 +18,16 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from atelier.data.channel import Channel, Stopped
-from atelier.data.encoder import Encoder
-from atelier.data.geometry import decode_image
 from atelier.data.quarantine import Quarantined
 from atelier.data.raw_example import RawExample
-from atelier.data.raw_source import Examples, RawSource, stem
-from atelier.data.settings import Settings
+from atelier.data.raw_source import Examples, stem
 from atelier.data.shards import ShardWriter
 from atelier.data.summary import committed
-from atelier.errors import DataError
+from atelier.data.work import Sample, Work
 from atelier.storage.folder import OutputFolder
 
 UNITS_HELD = 2  # on disk at once: the one being read and the next one
@@ -40,7 +35,6 @@ UPLOADS = 2  # shards hashed and uploaded at once
 ENDING_S = 10.0  # how long a stage in the middle of a download may take to notice that all is over
 
 _Fetched = tuple[str, Callable[[], Examples]]
-Decoded = tuple[RawExample, np.ndarray] | Quarantined
 #: Called with the number of examples done and those of them that are of no use, from the writer's thread.
 Report = Callable[[int, list[Quarantined]], None]
 
@@ -50,49 +44,40 @@ class _Batch:
     """Consecutive examples of one shard."""
 
     shard: str
-    items: list[Future[Decoded]]
+    items: list[Future[Any]]  # what ``Work.prepare`` returns, or Quarantined
     ends_shard: bool
     ends_unit: bool
 
 
 @dataclass(frozen=True)
-class _Encoded:
+class _Finished:
     batch: _Batch
-    items: list[Quarantined | tuple[RawExample, dict[str, np.ndarray]]]
+    items: list[Quarantined | Sample]
 
 
 class Lane:
     """See the module's text.
 
     Args:
-        decoders: threads that decode; 0 is one a core, at most 16.
+        decoders: threads that prepare; 0 is one a core, at most 16.
     """
 
-    def __init__(
-        self,
-        source: RawSource,
-        encoder: Encoder,
-        out: OutputFolder,
-        settings: Settings,
-        report: Report,
-        decoders: int = 0,
-    ) -> None:
-        self._source, self._encoder, self._out = source, encoder, out
-        self._settings, self._report = settings, report
+    def __init__(self, work: Work, out: OutputFolder, report: Report, decoders: int = 0) -> None:
+        self._work, self._source, self._out, self._report = work, work.source, out, report
         self._decoders = decoders or min(16, max(2, len(os.sched_getaffinity(0))))
 
     def run(self, units: Iterable[str]) -> None:
-        """Encodes units, each asked for when a place for it is free; committed shards are read past.
+        """Works through units, each asked for when a place for it is free; committed shards are read past.
 
         Raises:
-            AtelierError: of whatever stage. Anything that the encoder raises.
+            AtelierError: of whatever stage. Anything that the work raises.
         """
-        # Deep enough that every decoder has something to do while a batch is encoded.
-        depth = max(2, -(-4 * self._decoders // self._settings.batch))
-        fetched, batches, encoded = Channel[_Fetched](UNITS_HELD), Channel[_Batch](depth), Channel[_Encoded](4)
+        # Deep enough that every decoder has something to do while a batch is finished.
+        depth = max(2, -(-4 * self._decoders // self._work.batch))
+        fetched, batches, finished = Channel[_Fetched](UNITS_HELD), Channel[_Batch](depth), Channel[_Finished](4)
         places, over = threading.Semaphore(UNITS_HELD), threading.Event()
         pool = ThreadPoolExecutor(self._decoders, thread_name_prefix="decode")
-        writer = _Writer(encoded, self._source, self._out, self._settings.res, self._report)
+        writer = _Writer(finished, self._out, self._report)
         threads = [
             _start(fetched, self._fetched(units, places, over)),
             _start(batches, self._batches(fetched, pool, places)),
@@ -100,13 +85,13 @@ class Lane:
         ]
         try:
             for batch in batches:
-                encoded.put(self._encoded(batch))
-            encoded.end()
+                finished.put(self._finished(batch))
+            finished.end()
             writer.thread.join()
         except Stopped:
             pass  # the writer's error, raised below
         except BaseException as error:
-            encoded.end(error)
+            finished.end(error)
             raise
         finally:
             batches.stop()
@@ -134,7 +119,7 @@ class Lane:
 
     def _of_unit(self, name: str, examples: Examples, pool: ThreadPoolExecutor) -> Iterator[_Batch]:
         stream = _Lookahead(examples)
-        size = self._settings.samples_per_shard
+        size, length = self._work.samples_per_shard, self._work.batch
         done = self._out.committed()
         for number in itertools.count():
             shard = shard_name(name, number)
@@ -143,40 +128,30 @@ class Lane:
                 for _ in itertools.islice(stream, summary.covers):
                     pass
             else:
-                for begin in range(0, size, self._settings.batch):
-                    chunk = itertools.islice(stream, min(self._settings.batch, size - begin))
-                    items = [pool.submit(self._decoded, item) for item in chunk]
+                for begin in range(0, size, length):
+                    chunk = itertools.islice(stream, min(length, size - begin))
+                    items = [pool.submit(self._prepared, item) for item in chunk]
                     ends_unit = stream.ended
-                    ends_shard = ends_unit or begin + self._settings.batch >= size
+                    ends_shard = ends_unit or begin + length >= size
                     yield _Batch(shard, items, ends_shard, ends_unit)
                     if ends_shard:
                         break
             if stream.ended:
                 return
 
-    def _decoded(self, item: RawExample | Quarantined) -> Decoded:
+    def _prepared(self, item: RawExample | Quarantined) -> Any:
         if isinstance(item, Quarantined):
             return item
         try:
-            pixels = decode_image(item.image, self._settings.res)
+            return self._work.prepare(item)
         except ValueError as error:
             return Quarantined(item.key, str(error))
-        # The image's file has served: a batch that waits holds its pixels alone.
-        return replace(self._source.select(item, self._settings), image=b""), pixels
 
-    def _encoded(self, batch: _Batch) -> _Encoded:
-        decoded = [item.result() for item in batch.items]
-        good = [item for item in decoded if not isinstance(item, Quarantined)]
-        arrays: list[dict[str, np.ndarray]] = []
-        if good:
-            arrays = self._encoder.encode(np.stack([pixels for _, pixels in good]), [example for example, _ in good])
-        if len(arrays) != len(good):
-            raise DataError(
-                f"the encoder returned {len(arrays)} samples for {len(good)} images",
-                "this is an error of the recipe's encoder",
-            )
-        rest = iter(arrays)
-        return _Encoded(batch, [item if isinstance(item, Quarantined) else (item[0], next(rest)) for item in decoded])
+    def _finished(self, batch: _Batch) -> _Finished:
+        prepared = [item.result() for item in batch.items]
+        good = [item for item in prepared if not isinstance(item, Quarantined)]
+        rest = iter(self._work.finish(good) if good else ())
+        return _Finished(batch, [item if isinstance(item, Quarantined) else next(rest) for item in prepared])
 
 
 def shard_name(unit: str, number: int) -> str:
@@ -185,12 +160,10 @@ def shard_name(unit: str, number: int) -> str:
 
 
 class _Writer:
-    """Takes encoded batches in order; shards are closed, hashed and uploaded beside the writing of the next ones."""
+    """Takes finished batches in order; shards are closed, hashed and uploaded beside the writing of the next ones."""
 
-    def __init__(
-        self, encoded: Channel[_Encoded], source: RawSource, out: OutputFolder, res: int, report: Report
-    ) -> None:
-        self._encoded, self._source, self._out, self._res, self._report = encoded, source, out, res, report
+    def __init__(self, finished: Channel[_Finished], out: OutputFolder, report: Report) -> None:
+        self._finished, self._out, self._report = finished, out, report
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name="write", daemon=True)
         self.thread.start()
@@ -200,21 +173,21 @@ class _Writer:
         closing: deque[Future[Any]] = deque()
         uploads = ThreadPoolExecutor(UPLOADS, thread_name_prefix="upload")
         try:
-            for encoded in self._encoded:
+            for finished in self._finished:
                 if shard is None:
-                    shard = _Shard(ShardWriter(self._out, encoded.batch.shard), self._source, self._res)
-                bad = shard.add(encoded.items)
-                if encoded.batch.ends_shard:
-                    closing.append(uploads.submit(shard.close, encoded.batch.ends_unit))
+                    shard = _Shard(ShardWriter(self._out, finished.batch.shard))
+                bad = shard.add(finished.items)
+                if finished.batch.ends_shard:
+                    closing.append(uploads.submit(shard.close, finished.batch.ends_unit))
                     shard = None
                     if len(closing) > UPLOADS:
                         closing.popleft().result()
-                self._report(len(encoded.items), bad)
+                self._report(len(finished.items), bad)
             for future in closing:
                 future.result()
         except BaseException as error:
             self.error = error
-            self._encoded.stop()
+            self._finished.stop()
             if shard is not None:
                 shard.writer.abandon()
         finally:
@@ -224,21 +197,20 @@ class _Writer:
 class _Shard:
     """A shard being written, and what is counted of it."""
 
-    def __init__(self, writer: ShardWriter, source: RawSource, res: int) -> None:
-        self.writer, self._source, self._res = writer, source, res
+    def __init__(self, writer: ShardWriter) -> None:
+        self.writer = writer
         self._covers, self._quarantined, self._boxes = 0, list[Quarantined](), Counter[str]()
 
-    def add(self, items: list[Quarantined | tuple[RawExample, dict[str, np.ndarray]]]) -> list[Quarantined]:
+    def add(self, items: list[Quarantined | Sample]) -> list[Quarantined]:
         """Writes a batch's good samples; returns the others."""
         bad = []
         for item in items:
             if not isinstance(item, Quarantined):
-                example, arrays = item
-                if not (problem := self.writer.problem(arrays)):
-                    self.writer.add(example.key, arrays, self._source.record(example, self._res))
-                    self._boxes.update(kept=len(example.boxes), clipped=example.clipped, dropped=example.dropped)
+                if not (problem := self.writer.problem(item.arrays)):
+                    self.writer.add(item.key, item.arrays, item.record)
+                    self._boxes.update(item.boxes)
                     continue
-                item = Quarantined(example.key, problem)
+                item = Quarantined(item.key, problem)
             bad.append(item)
         self._covers += len(items)
         self._quarantined += bad

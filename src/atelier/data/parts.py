@@ -1,4 +1,4 @@
-"""One preprocessing split over machines: part i of n takes every n-th tar; merging gives what one would have made.
+"""One work split over machines: part i of n takes every n-th unit (a tar, say); merging gives what one would have made.
 
 Each part writes a folder of its own, so parts never meet: no lock, no race, and a part that was killed has no
 manifest, hence cannot be merged half-done.
@@ -6,7 +6,7 @@ manifest, hence cannot be merged half-done.
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +21,7 @@ from atelier.data.raw_source import RawSource
 from atelier.data.settings import Settings
 from atelier.data.shards import INDEX
 from atelier.data.summary import ShardSummary
+from atelier.data.units import UnitShards
 from atelier.errors import ConfigError, DataError
 from atelier.storage.atomic import os_errors, replace_file
 from atelier.storage.digest import sha256_json
@@ -29,6 +30,10 @@ from atelier.storage.manifest import Manifest
 
 KIND = "shards-part"
 COPIES = 8
+
+
+#: Works through named units and writes down the quarantine, see ``units.work_through``.
+WorkThrough = Callable[[list[str], Quarantine], tuple[list[UnitShards], str]]
 
 
 def preprocess_part(
@@ -47,34 +52,68 @@ def preprocess_part(
     Raises:
         ConfigError: no such part. AtelierError: as ``preprocess``.
     """
+
+    def work(names: list[str], quarantine: Quarantine) -> tuple[list[UnitShards], str]:
+        return encode(source, names, encoder, out, settings, quarantine, workers=workers)
+
+    made = take_part(source.units, work, out, asdict(settings), index, count)
+    return made | {"encoder": made["digest"], "resolution": settings.res}
+
+
+def take_part(
+    units: Sequence[str], work: WorkThrough, out: OutputFolder, settings: dict[str, Any], index: int, count: int
+) -> dict[str, Any]:
+    """Part ``index`` (from 0) of ``count`` of any work; finish ``out`` as kind ``KIND`` with what it returns.
+
+    Args:
+        units: all of the source's.
+        settings: everything beside source and models that decides the bytes; JSON values, for ``merge_parts``.
+
+    Raises:
+        ConfigError: no such part. AtelierError: as ``work``.
+    """
     if not 0 <= index < count:
         raise ConfigError(f"part {index} of {count}", "parts count from 0")
-    names = source.units[index::count]
-    quarantine = Quarantine(1.0, out.path / "quarantine.jsonl")
-    units, digest = encode(source, names, encoder, out, settings, quarantine, workers=workers)
+    made, digest = work(list(units[index::count]), Quarantine(1.0, out.path / "quarantine.jsonl"))
     return {
-        "part": {"index": index, "count": count, "source": _source_digest(source.units, settings, digest)},
-        "tars": [{"name": unit.unit, "shards": len(unit.shards)} for unit in units],
-        "encoder": digest,
-        "resolution": settings.res,
+        "part": {"index": index, "count": count, "source": _source_digest(units, settings, digest)},
+        "units": [{"name": unit.unit, "shards": len(unit.shards)} for unit in made],
+        "digest": digest,
     }
 
 
-def _source_digest(tars: Sequence[str], settings: Settings, encoder: str) -> str:
-    return sha256_json({"tars": list(tars), "settings": asdict(settings), "encoder": encoder})
+def _source_digest(units: Sequence[str], settings: dict[str, Any], digest: str) -> str:
+    return sha256_json({"units": list(units), "settings": settings, "digest": digest})
 
 
 def merge(
     parts: Sequence[Manifest], out: OutputFolder, settings: Settings, quarantine: Quarantine, cache: Path | None = None
 ) -> dict[str, Any]:
+    """All parts' shards in one folder, as ``preprocess`` would have made it alone; see ``merge_parts``.
+
+    Returns:
+        The manifest's metadata, see ``preprocess``.
+    """
+    shards, digest = merge_parts(parts, out, asdict(settings), quarantine, cache)
+    return summary.metadata(shards, quarantine.counts()) | {"encoder": digest, "resolution": settings.res}
+
+
+def merge_parts(
+    parts: Sequence[Manifest],
+    out: OutputFolder,
+    settings: dict[str, Any],
+    quarantine: Quarantine,
+    cache: Path | None = None,
+) -> tuple[list[ShardSummary], str]:
     """All parts' shards in one folder (hard links where it is on the same disk), as one worker would have made it.
 
     Args:
         parts: one manifest for each part, in any order.
+        settings: as in ``take_part``.
         quarantine: ``out.path / "quarantine.jsonl"``, with the share that is allowed of all.
 
     Returns:
-        The manifest's metadata, see ``preprocess``.
+        The shards in their order, and the work's digest.
 
     Raises:
         DataError: a part is missing, twice there or of another run, a file is not what its manifest says, or too
@@ -95,27 +134,27 @@ def merge(
     quarantine.replace(bad for shard in shards for bad in shard.quarantined)
     quarantine.write()
     quarantine.check(sum(shard.covers for shard in shards))
-    return summary.metadata(shards, ordered[0].metadata["encoder"], settings.res, quarantine.counts())
+    return shards, str(ordered[0].metadata["digest"])
 
 
-def _checked(parts: Sequence[Manifest], settings: Settings) -> list[Manifest]:
+def _checked(parts: Sequence[Manifest], settings: dict[str, Any]) -> list[Manifest]:
     """The parts in their order, found to be all of one run."""
     for part in parts:
         if part.kind != KIND:
-            raise DataError(f"{part.uri}: of kind {part.kind}, not {KIND}", "give the outputs of preprocess_part")
+            raise DataError(f"{part.uri}: of kind {part.kind}, not {KIND}", "give the outputs of one run's parts")
     ordered = sorted(parts, key=lambda part: int(part.metadata["part"]["index"]))
     found = [part.metadata["part"]["index"] for part in ordered]
     count = ordered[0].metadata["part"]["count"] if ordered else 0
     if not ordered or found != list(range(count)):
         raise DataError(f"parts {found} of {count}", "give each part once, from 0 on")
-    tars = [""] * sum(len(part.metadata["tars"]) for part in ordered)
+    units = [""] * sum(len(part.metadata["units"]) for part in ordered)
     for number, part in enumerate(ordered):
-        for place, tar in enumerate(part.metadata["tars"]):
-            tars[min(number + place * count, len(tars) - 1)] = tar["name"]
+        for place, unit in enumerate(part.metadata["units"]):
+            units[min(number + place * count, len(units) - 1)] = unit["name"]
     for part in ordered:
-        if part.metadata["part"]["source"] != _source_digest(tars, settings, part.metadata["encoder"]):
+        if part.metadata["part"]["source"] != _source_digest(units, settings, part.metadata["digest"]):
             raise DataError(
-                f"{part.uri}: the parts are not of one run (other tars, settings or encoder)",
+                f"{part.uri}: the parts are not of one run (other units, settings or models)",
                 "make all parts from one source with the same settings",
             )
     return ordered
@@ -144,13 +183,13 @@ def _take(folder: InputFolder, name: str, out: OutputFolder) -> None:
 
 
 def _summaries(folders: Sequence[InputFolder], out: OutputFolder) -> Iterator[ShardSummary]:
-    """Every shard in the order in which one worker would have listed them: tars are dealt to the parts in turn."""
+    """Every shard in the order in which one worker would have listed them: units are dealt to the parts in turn."""
     done = out.committed()
-    for round_ in range(max(len(folder.manifest.metadata["tars"]) for folder in folders)):
+    for round_ in range(max(len(folder.manifest.metadata["units"]) for folder in folders)):
         for folder in folders:
-            for tar in folder.manifest.metadata["tars"][round_ : round_ + 1]:
-                for number in range(tar["shards"]):
-                    name = shard_name(tar["name"], number)
+            for unit in folder.manifest.metadata["units"][round_ : round_ + 1]:
+                for number in range(unit["shards"]):
+                    name = shard_name(unit["name"], number)
                     shard = summary.committed(out, name, done)
                     if shard is None:
                         raise DataError(

@@ -1,44 +1,17 @@
-"""Raw data to training shards: decode, crop, select boxes, encode in batches, write; resumable shard by shard.
+"""Raw data to training shards: decode, crop, select boxes, encode in batches, write; resumable shard by shard."""
 
-The work of one accelerator is a ``Lane``: stages in threads around one encoder. With one accelerator, or none, the
-lane runs in this process. With several, each has a process of its own with its own lane (``worker_pool``): one
-interpreter would not feed eight GPUs, and a model is loaded once a GPU, not once a decoder. On CPU cores one lane
-fills the machine (torch computes with all cores, decoding takes what is left), so one is the default there and more
-would only copy the model.
-"""
-
-import os
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from atelier.data import summary
 from atelier.data.encoder import Encoder, EncoderSpec
-from atelier.data.lane import Lane, shard_name
-from atelier.data.quarantine import Quarantine, Quarantined
+from atelier.data.encoding import Encoding, encoding_spec
+from atelier.data.quarantine import Quarantine
 from atelier.data.raw_source import RawSource, open_source
 from atelier.data.settings import Settings
-from atelier.data.summary import ShardSummary
-from atelier.data.worker_pool import encode_in_processes
-from atelier.progress import Progress
+from atelier.data.units import UnitShards, work_through
 from atelier.storage.folder import OutputFolder
 
-#: The device files of Nvidia's and AMD's drivers, and of WSL.
-GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-
-__all__ = ["Encoder", "EncoderSpec", "RawSource", "Settings", "open_source", "preprocess", "visible_gpus"]
-
-
-class UnitShards(NamedTuple):
-    """The committed shards of a raw unit, from its first on."""
-
-    unit: str
-    shards: list[ShardSummary]
-
-    @property
-    def complete(self) -> bool:
-        """Whether they cover all of it."""
-        return bool(self.shards) and self.shards[-1].last
+__all__ = ["Encoder", "EncoderSpec", "RawSource", "Settings", "encode", "open_source", "preprocess"]
 
 
 def preprocess(
@@ -71,7 +44,7 @@ def preprocess(
     units, digest = encode(source, source.units, encoder, out, settings, quarantine, total, workers)
     quarantine.check(sum(shard.covers for unit in units for shard in unit.shards))
     shards = (shard for unit in units for shard in unit.shards)
-    return summary.metadata(shards, digest, settings.res, quarantine.counts())
+    return summary.metadata(shards, quarantine.counts()) | {"encoder": digest, "resolution": settings.res}
 
 
 def encode(
@@ -84,70 +57,8 @@ def encode(
     total: int | None = None,
     workers: int = 0,
 ) -> tuple[list[UnitShards], str]:
-    """Encodes the named units and writes down the quarantine, without judging its share.
-
-    Args:
-        total: images in all of them; None: not known, so bad ones are not judged early.
-
-    Returns:
-        What was made of each unit, and the encoder's digest.
-
-    Raises:
-        AtelierError: as ``preprocess``.
-    """
-    before = list(committed_shards(out, names))
-    waiting = [unit.unit for unit in before if not unit.complete]
-    gpus = visible_gpus()
-    workers = max(1, min(workers or len(gpus), len(waiting)))
-    if workers > 1 and not isinstance(encoder, EncoderSpec):
-        raise ValueError("several workers need an encoder's specification: each makes its own")
-    covered = sum(shard.covers for unit in before for shard in unit.shards)
-    progress = Progress("encoding", total, "images", start=covered)
-    quarantine.replace(bad for unit in before for shard in unit.shards for bad in shard.quarantined)
-
-    def report(images: int, bad: list[Quarantined]) -> None:
-        for entry in bad:
-            quarantine.add(entry.key, entry.reason)
-        if total is not None:
-            quarantine.check_ahead(total)
-        fields = {"workers": workers} if workers > 1 else {}
-        progress.advance(images, quarantined=len(quarantine.entries), **fields)
-
-    try:
-        if workers > 1 and isinstance(encoder, EncoderSpec):
-            digest = encode_in_processes(waiting, source, encoder, out, settings, report, workers, gpus)
-            out.refresh()
-        else:
-            own = encoder.make() if isinstance(encoder, EncoderSpec) else encoder
-            digest = own.digest
-            if waiting:
-                Lane(source, own, out, settings, report).run(waiting)
-        after = list(committed_shards(out, names))
-        quarantine.replace(bad for unit in after for shard in unit.shards for bad in shard.quarantined)
-    finally:
-        quarantine.write()
-    return after, digest
-
-
-def committed_shards(out: OutputFolder, names: list[str]) -> Iterator[UnitShards]:
-    """What is committed of each unit."""
-    done = out.committed()
-    for name in names:
-        shards: list[ShardSummary] = []
-        while not (shards and shards[-1].last):
-            shard = summary.committed(out, shard_name(name, len(shards)), done)
-            if shard is None:
-                break
-            shards.append(shard)
-        yield UnitShards(name, shards)
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them; CUDA is not initialised."""
-    if not any(Path(device).exists() for device in GPU_DEVICES):
-        return []  # spares importing torch
-    import torch
-
-    count = torch.cuda.device_count()
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",")[:count] if named else [str(number) for number in range(count)]
+    """Encodes the named units and writes down the quarantine, without judging its share; see ``work_through``."""
+    if isinstance(encoder, EncoderSpec):
+        spec = encoding_spec(source, encoder, settings)
+        return work_through(names, spec, out, quarantine, "encoding", total, workers)
+    return work_through(names, Encoding(source, encoder, settings), out, quarantine, "encoding", total, workers)

@@ -1,4 +1,4 @@
-"""A worker process of ``worker_pool``: asks for tars on standard output, is given them on standard input."""
+"""A worker process of ``worker_pool``: asks for units on standard output, is given them on standard input."""
 
 import json
 import os
@@ -11,18 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from atelier.data.encoder import EncoderSpec
 from atelier.data.lane import Lane
 from atelier.data.quarantine import Quarantined
-from atelier.data.raw_source import open_source
-from atelier.data.settings import Settings
+from atelier.data.work import WorkSpec
 from atelier.errors import AtelierError
 from atelier.storage.folder import OutputFolder
-from atelier.storage.manifest import Manifest
 
 
 def main() -> int:
-    """Encodes until there are no more tars; 0 when all went well."""
+    """Works until there are no more units; 0 when all went well."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its workers
     # Whatever a library prints goes to standard error; the pipe carries messages alone.
     pipe = os.fdopen(os.dup(1), "w", buffering=1)
@@ -36,10 +33,10 @@ def main() -> int:
     def report(images: int, bad: list[Quarantined]) -> None:
         say(batch=images, bad=[[entry.key, entry.reason] for entry in bad])
 
-    def tars() -> Iterator[str]:
+    def units() -> Iterator[str]:
         while True:
-            say(ask="tar")
-            name = given.get()["tar"]
+            say(ask="unit")
+            name = given.get()["unit"]
             if name is None:
                 return
             yield name
@@ -48,17 +45,9 @@ def main() -> int:
     given: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_listen, args=(sys.stdin, given), daemon=True).start()
     try:
-        source = open_source(Manifest.parse(setup["source"]), Path(setup["cache"]) if setup["cache"] else None)
-        encoder = EncoderSpec(**setup["encoder"]).make()
-        uri, work = setup["out"]
-        Lane(
-            source,
-            encoder,
-            OutputFolder(uri, Path(work)),
-            Settings(**setup["settings"]),
-            report,
-            setup["decoders"],
-        ).run(tars())
+        work = WorkSpec(**setup["work"]).make()
+        uri, folder = setup["out"]
+        Lane(work, OutputFolder(uri, Path(folder)), report, setup["decoders"]).run(units())
     except AtelierError as error:
         say(error=type(error).__name__, what=error.what, fix=error.fix)
         return error.exit_code
@@ -66,7 +55,7 @@ def main() -> int:
         traceback.print_exc()
         say(error=type(error).__name__, what=str(error), fix="")
         return 1
-    say(done=encoder.digest)
+    say(done=work.digest)
     return 0
 
 

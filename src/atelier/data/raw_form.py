@@ -78,17 +78,28 @@ def _coco_kind(name: str) -> str | None:
         return "pictures"
     if suffix == ".json":
         return "captions" if "captions" in PurePosixPath(name).name else "boxes"
-    return "boxes" if suffix == ".pth" else None
+    return "boxes" if suffix in (".pth", ".tar") else None
 
 
 def _coco_check(places: Iterable[str]) -> None:
-    kinds = [_coco_kind(place) for place in places]
-    if "pictures" not in kinds:
-        raise ConfigError("the source has no images", "give pictures, e.g. s3://bucket/train2017/*.jpg")
-    if kinds.count("boxes") != 1:
+    places = list(places)
+    _has_pictures(places)
+    boxes = [place for place in places if _coco_kind(place) == "boxes"]
+    if len(boxes) != 1 and not (boxes and all(place.endswith(".tar") for place in boxes)):
         raise ConfigError(
-            f"the source has {kinds.count('boxes')} files of boxes", "give one instances_*.json, or one .pth"
+            f"the source has {len(boxes)} files of boxes",
+            "give one instances_*.json, one .pth, or the shards (*.tar) of gligen_coco_annotate",
         )
+
+
+def _coco_images_kind(name: str) -> str | None:
+    kind = _coco_kind(name)
+    return None if kind == "boxes" else kind
+
+
+def _has_pictures(places: Iterable[str]) -> None:
+    if not any(_coco_kind(place) == "pictures" for place in places):
+        raise ConfigError("the source has no images", "give pictures, e.g. s3://bucket/train2017/*.jpg")
 
 
 def _coco_draw(folder: Path, images: int, seed: int) -> dict[str, int]:
@@ -113,6 +124,15 @@ FORMS = {
         ("captions",),
         _coco_kind,
         _coco_check,
+        _coco_draw,
+    ),
+    # What is still to be annotated.
+    "coco-images": RawForm(
+        "coco-images",
+        {"pictures": "images", "captions": "annotations"},
+        ("captions",),
+        _coco_images_kind,
+        _has_pictures,
         _coco_draw,
     ),
 }

@@ -15,7 +15,7 @@ from atelier.storage.manifest import Manifest
 Examples = Iterator[RawExample | Quarantined]
 
 
-class RawSource(Protocol):
+class RawUnits(Protocol):
     """Raw data as a manifest lists it, in units that are fetched, read and encoded one after the other.
 
     Attributes:
@@ -36,16 +36,20 @@ class RawSource(Protocol):
         """
         ...
 
+    def forget(self, name: str) -> None:
+        """Deletes the local copy of a remote unit that is no longer needed."""
+        ...
+
+
+class RawSource(RawUnits, Protocol):
+    """Raw data with annotations, ready to be made training samples of."""
+
     def select(self, example: RawExample, settings: Settings) -> RawExample:
         """The example with the boxes that are trained on, xyxy in [0, 1] of the crop, and their phrases."""
         ...
 
     def record(self, example: RawExample, res: int) -> dict[str, Any]:
         """A selected example's json: everything that is not an array. Boxes are xyxy in [0, 1] of the crop."""
-        ...
-
-    def forget(self, name: str) -> None:
-        """Deletes the local copy of a remote unit that is no longer needed."""
         ...
 
 

@@ -62,10 +62,8 @@ def committed(out: OutputFolder, name: str, done: Mapping[str, Any]) -> ShardSum
     return summary if not summary.samples or name in done else None
 
 
-def metadata(
-    summaries: Iterable[ShardSummary], encoder_digest: str, res: int, reasons: dict[str, int]
-) -> dict[str, Any]:
-    """The manifest's metadata of shards in their order, see ``preprocess``.
+def metadata(summaries: Iterable[ShardSummary], reasons: dict[str, int]) -> dict[str, Any]:
+    """What a manifest says of shards in their order, see ``preprocess``.
 
     Raises:
         DataError: two shards have fields of another kind.
@@ -88,8 +86,6 @@ def metadata(
     return {
         "samples": samples,
         "quarantined": reasons,
-        "resolution": res,
-        "encoder": encoder_digest,
         "fields": fields,
         "boxes": {name: boxes[name] for name in ("kept", "clipped", "dropped")},
         "shards": shards,

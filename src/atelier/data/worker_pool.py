@@ -1,7 +1,7 @@
-"""Several lanes in processes of their own, one an accelerator; each takes the next tar when it has a place for it.
+"""Several lanes in processes of their own, one an accelerator; each takes the next unit when it has a place for it.
 
 The processes talk in lines of JSON over pipes (nothing is pickled). A worker that dies is noticed by its pipe's end
-and named with the signal that killed it and the tars that it had; a parent that dies takes its workers along, because
+and named with the signal that killed it and the units that it had; a parent that dies takes its workers along, because
 their pipes end too.
 """
 
@@ -19,11 +19,9 @@ from dataclasses import asdict
 from typing import Any
 
 from atelier import errors
-from atelier.data.encoder import EncoderSpec
 from atelier.data.lane import Report
 from atelier.data.quarantine import Quarantined
-from atelier.data.raw_source import RawSource
-from atelier.data.settings import Settings
+from atelier.data.work import WorkSpec
 from atelier.errors import AtelierError
 from atelier.storage.folder import OutputFolder
 
@@ -31,17 +29,10 @@ MODULE = "atelier.data.preprocess_worker"
 ENDING_S = 10.0
 
 
-def encode_in_processes(
-    tars: Sequence[str],
-    source: RawSource,
-    encoder: EncoderSpec,
-    out: OutputFolder,
-    settings: Settings,
-    report: Report,
-    workers: int,
-    gpus: Sequence[str],
+def run_in_processes(
+    units: Sequence[str], work: WorkSpec, out: OutputFolder, report: Report, workers: int, gpus: Sequence[str]
 ) -> str:
-    """Encodes tars in ``workers`` processes that commit into ``out``'s work folder.
+    """Works through units in ``workers`` processes that commit into ``out``'s work folder.
 
     Every process computes with as many threads a model as this one would (``OMP_NUM_THREADS``), since their number
     may change a result's last bits.
@@ -50,22 +41,19 @@ def encode_in_processes(
         gpus: what ``CUDA_VISIBLE_DEVICES`` shows to each worker in turn; empty leaves it as it is.
 
     Returns:
-        The encoder's digest.
+        The work's digest.
 
     Raises:
         AtelierError: a worker's own error, or that one died.
     """
     setup = {
-        "source": source.manifest.to_json(),
-        "cache": str(source.cache) if source.cache else None,
-        "encoder": asdict(encoder),
+        "work": asdict(work),
         "out": [out.uri, str(out.path)],
-        "settings": asdict(settings),
         "decoders": max(2, min(16, len(os.sched_getaffinity(0)) // workers)),
     }
     said: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
     running: list[_Worker] = []
-    waiting, digests = deque(tars), set[str]()
+    waiting, digests = deque(units), set[str]()
     try:
         for number in range(workers):
             running.append(_Worker(number, setup, gpus[number % len(gpus)] if gpus else None, said))
@@ -85,7 +73,7 @@ def encode_in_processes(
             else:
                 worker.give(waiting.popleft() if waiting else None)
         if len(digests) != 1:
-            raise AtelierError(f"the workers' encoders differ: {sorted(digests)}", "their base was changed meanwhile")
+            raise AtelierError(f"the workers' models differ: {sorted(digests)}", "their files were changed meanwhile")
         return digests.pop()
     finally:
         for worker in running:
@@ -103,7 +91,7 @@ class _Worker:
         said: "queue.Queue[tuple[_Worker, dict[str, Any] | None]]",
     ) -> None:
         self.number, self.finished, self._said = number, False, said
-        self._tars: list[str] = []
+        self._units: list[str] = []
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
@@ -115,11 +103,11 @@ class _Worker:
         self._send(setup)
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def give(self, tar: str | None) -> None:
-        """Answers its question for a tar; None: there are no more."""
-        if tar is not None:
-            self._tars.append(tar)
-        self._send({"tar": tar})
+    def give(self, unit: str | None) -> None:
+        """Answers its question for a unit; None: there are no more."""
+        if unit is not None:
+            self._units.append(unit)
+        self._send({"unit": unit})
 
     def error(self, message: dict[str, Any]) -> AtelierError:
         """The error that it reports, of its own class where that is one of ours."""
@@ -154,7 +142,9 @@ class _Worker:
                 self._process.stdin.close()
 
     def _name(self) -> str:
-        return f"preprocess worker {self.number} (pid {self._process.pid}, at {', '.join(self._tars[-3:]) or 'no tar'})"
+        return (
+            f"preprocess worker {self.number} (pid {self._process.pid}, at {', '.join(self._units[-3:]) or 'no unit'})"
+        )
 
     def _send(self, message: dict[str, Any]) -> None:
         # A dead worker's broken pipe is no news: its other pipe has ended, which is reported with the reason.

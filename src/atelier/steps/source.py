@@ -19,35 +19,40 @@ def run(
     seed: int,
     artifacts: str,
     pictures: str = "",
+    latents: str = "",
     recipe: str = "igligen_xl",
     profile: str = "laptop",
+    form: str = "",
 ) -> Manifest:
     """A manifest of kind ``<form>-source`` (files of drawn digits) or ``source-uris`` (metadata alone).
 
-    The form is that of the recipe's raw data: of ``tars``, ``captions`` and ``boxes`` (SA-1B) or ``pictures``,
-    ``captions`` and ``boxes`` (COCO).
+    The form is the one named, else the one of those that the recipe reads that knows what was given: ``tars``,
+    ``captions`` and ``boxes`` (SA-1B), ``latents`` and ``boxes`` (SA-1B encoded already), ``pictures``, ``captions`` and
+    ``boxes`` (COCO), or without boxes (``coco-images``).
 
     Raises:
         ConfigError: see ``check``.
     """
     from atelier.recipes.registry import get
 
-    uris = check(
+    chosen, uris = check(
         tars=tars,
         captions=captions,
         boxes=boxes,
         images=images,
         seed=seed,
         pictures=pictures,
+        latents=latents,
         recipe=recipe,
         profile=profile,
+        form=form,
     )
-    form = get(recipe, profile).raw_form
     if not uris:
         from atelier.steps.digits import run as draw
 
-        return draw(images=images, seed=seed, artifacts=artifacts, form=form)
-    facts = {"form": form, **uris}
+        size = get(recipe, profile).config.resolution
+        return draw(images=images, seed=seed, artifacts=artifacts, form=chosen, size=size)
+    facts = {"form": chosen, **uris}
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
         return "source-uris", facts
@@ -65,10 +70,12 @@ def check(
     images: int,
     seed: int,
     pictures: str = "",
+    latents: str = "",
     recipe: str = "igligen_xl",
     profile: str = "laptop",
-) -> dict[str, str]:
-    """The URIs that were given, by what they are for; none where digits are to be drawn.
+    form: str = "",
+) -> tuple[str, dict[str, str]]:
+    """The form's name and the URIs that were given, by what they are for; none where digits are to be drawn.
 
     Raises:
         ConfigError: some of the form's URIs are missing, one is given that it does not know, or no image is to be
@@ -77,21 +84,22 @@ def check(
     from atelier.recipes.registry import get
     from atelier.steps import digits
 
-    form = raw_form.form(get(recipe, profile).raw_form)
-    given = {"tars": tars, "pictures": pictures, "captions": captions, "boxes": boxes}
-    unknown = [name for name, uri in given.items() if uri and name not in form.folders]
-    if unknown:
-        raise ConfigError(
-            f"{' and '.join(unknown)} given, but recipe {recipe} reads {form.name} data",
-            f"give {', '.join(form.folders)}",
-        )
-    uris = {name: given[name] for name in form.folders}
-    if not any(uris.values()):
+    forms = [raw_form.form(name) for name in ([form] if form else get(recipe, profile).raw_forms)]
+    addresses = {"tars": tars, "latents": latents, "pictures": pictures, "captions": captions, "boxes": boxes}
+    given = {name for name, uri in addresses.items() if uri}
+    if not given:
         digits.check(images=images, seed=seed)
-        return {}
-    missing = [name for name, uri in uris.items() if not uri and name not in form.optional]
+        return forms[0].name, {}
+    chosen = next((each for each in forms if given <= each.folders.keys()), None)
+    if chosen is None:
+        raise ConfigError(
+            f"{' and '.join(sorted(given))} given, but {'this pipeline' if form else f'recipe {recipe}'} reads "
+            f"{' or '.join(each.name for each in forms)} data",
+            " or ".join(f"give {', '.join(each.folders)}" for each in forms),
+        )
+    missing = [name for name in chosen.folders if name not in given and name not in chosen.optional]
     if missing:
         raise ConfigError(
-            f"no URI for {' and '.join(missing)}", f"give {', '.join(form.folders)} together, or none of them"
+            f"no URI for {' and '.join(missing)}", f"give {', '.join(chosen.folders)} together, or none of them"
         )
-    return {name: uri for name, uri in uris.items() if uri}
+    return chosen.name, {name: addresses[name] for name in chosen.folders if name in given}

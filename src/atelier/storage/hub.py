@@ -4,7 +4,10 @@ Bytes come through our own resumable transfer; huggingface_hub knows addresses (
 (``HF_TOKEN`` or a stored login) and listings.
 """
 
+import contextlib
 import fnmatch
+import re
+from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -53,27 +56,48 @@ def listing(pattern: str) -> list[str]:
         NotFound: no such repository or revision. StorageError: refused. ServiceError: the hub does not answer.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     place = parse(pattern)
-    try:
+    with _hub_errors(pattern):
         names = HfApi(endpoint=_endpoint()).list_repo_files(place.repo, repo_type=place.kind, revision=place.revision)
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise NotFound(
-            f"{pattern}: no such repository or revision, or it is private ({error})",
-            "check the name; set HF_TOKEN for a private one",
-        ) from error
-    except HfHubHTTPError as error:
-        raise StorageError(f"{pattern}: the hub refuses ({error})", "check HF_TOKEN and accepted terms") from error
-    except Exception as error:
-        # The hub client's transport raises its own family (httpx or requests, by version).
-        raise ServiceError(
-            f"{pattern}: {_endpoint() or 'the hub'} does not answer ({type(error).__name__}: {error})",
-            "check HF_ENDPOINT and the network",
-        ) from error
     depth = place.file.count("/")
     base = pattern[: len(pattern) - len(place.file)]
     return sorted(base + name for name in names if name.count("/") == depth and fnmatch.fnmatchcase(name, place.file))
+
+
+def commit(repo: str, revision: str = "") -> str:
+    """The commit that a revision of a model repository ("": the newest) stands for; a commit stands for itself.
+
+    Raises:
+        NotFound: no such repository or revision. StorageError: refused. ServiceError: the hub does not answer.
+    """
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    from huggingface_hub import HfApi
+
+    with _hub_errors(repo):
+        return str(HfApi(endpoint=_endpoint()).model_info(repo, revision=revision or None).sha)
+
+
+@contextlib.contextmanager
+def _hub_errors(what: str) -> Iterator[None]:
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        yield
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise NotFound(
+            f"{what}: no such repository or revision, or it is private ({error})",
+            "check the name; set HF_TOKEN for a private one",
+        ) from error
+    except HfHubHTTPError as error:
+        raise StorageError(f"{what}: the hub refuses ({error})", "check HF_TOKEN and accepted terms") from error
+    except Exception as error:
+        # The hub client's transport raises its own family (httpx or requests, by version).
+        raise ServiceError(
+            f"{what}: {_endpoint() or 'the hub'} does not answer ({type(error).__name__}: {error})",
+            "check HF_ENDPOINT and the network",
+        ) from error
 
 
 def _endpoint() -> str | None:

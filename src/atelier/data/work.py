@@ -1,0 +1,81 @@
+"""What a lane does with raw examples: prepare each one in a thread, finish a batch of them on the accelerator."""
+
+import importlib
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from atelier.data.raw_example import RawExample
+from atelier.data.raw_source import RawUnits
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """What a shard holds of one example.
+
+    Attributes:
+        key: the example's.
+        arrays: by field name, dtypes fixed. One with NaN or infinity, or of another dtype or shape than the shard's
+            first, is quarantined.
+        record: everything that is not an array; JSON values.
+        boxes: how many were kept, clipped and dropped.
+    """
+
+    key: str
+    arrays: dict[str, np.ndarray]
+    record: dict[str, Any]
+    boxes: dict[str, int]
+
+
+class Work(Protocol):
+    """A source, and what becomes of its examples. Same examples in same batches must give the same samples.
+
+    Attributes:
+        digest: of everything that decides the samples beside source and settings (the models).
+        source: where the examples come from.
+        samples_per_shard: examples that a shard covers.
+        batch: examples finished at once.
+    """
+
+    digest: str
+    source: RawUnits
+    samples_per_shard: int
+    batch: int
+
+    def prepare(self, example: RawExample) -> Any:
+        """Decodes an example; called from several threads.
+
+        Raises:
+            ValueError: the example is of no use; says why.
+        """
+        ...
+
+    def finish(self, prepared: list[Any]) -> list[Sample]:
+        """A sample for each prepared example, in their order; called from one thread. It uses the accelerator that
+        it sees: of several, each worker process is shown one (``CUDA_VISIBLE_DEVICES``)."""
+        ...
+
+
+@dataclass(frozen=True)
+class WorkSpec:
+    """How another process makes the same work.
+
+    Attributes:
+        entry: ``"package.module:function"`` of our own code.
+        arguments: the function's keyword arguments; JSON values.
+    """
+
+    entry: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def make(self) -> Work:
+        """Calls the function."""
+        work: Work = call(self.entry, self.arguments)
+        return work
+
+
+def call(entry: str, arguments: dict[str, Any]) -> Any:
+    """Calls ``"package.module:function"`` with keyword arguments."""
+    module, _, name = entry.partition(":")
+    return getattr(importlib.import_module(module), name)(**arguments)
