@@ -40,6 +40,8 @@ class COCOSource:
         DataError: no images, two of one name, or not exactly one file of boxes.
     """
 
+    brings_latents = False
+
     def __init__(self, manifest: Manifest, cache: Path | None = None) -> None:
         self.manifest, self.cache = manifest, cache
         self._folder = InputFolder(manifest, cache)

@@ -24,15 +24,16 @@ from typing import Any
 import numpy as np
 
 from atelier.data.channel import Channel, Stopped
-from atelier.data.encoder import Encoder
+from atelier.data.encoder import Encoder, TakesLatents
 from atelier.data.geometry import decode_image
 from atelier.data.quarantine import Quarantined
 from atelier.data.raw_example import RawExample
 from atelier.data.raw_source import Examples, RawSource, stem
+from atelier.data.sa1b_latents import flaw
 from atelier.data.settings import Settings
 from atelier.data.shards import ShardWriter
 from atelier.data.summary import committed
-from atelier.errors import DataError
+from atelier.errors import ConfigError, DataError
 from atelier.storage.folder import OutputFolder
 
 UNITS_HELD = 2  # on disk at once: the one being read and the next one
@@ -40,6 +41,7 @@ UPLOADS = 2  # shards hashed and uploaded at once
 ENDING_S = 10.0  # how long a stage in the middle of a download may take to notice that all is over
 
 _Fetched = tuple[str, Callable[[], Examples]]
+#: An example with its pixels, or its ready-made latent.
 Decoded = tuple[RawExample, np.ndarray] | Quarantined
 #: Called with the number of examples done and those of them that are of no use, from the writer's thread.
 Report = Callable[[int, list[Quarantined]], None]
@@ -66,6 +68,9 @@ class Lane:
 
     Args:
         decoders: threads that decode; 0 is one a core, at most 16.
+
+    Raises:
+        ConfigError: the source brings latents and the encoder wants images.
     """
 
     def __init__(
@@ -77,8 +82,16 @@ class Lane:
         report: Report,
         decoders: int = 0,
     ) -> None:
-        self._source, self._encoder, self._out = source, encoder, out
+        self._source, self._out = source, out
         self._settings, self._report = settings, report
+        self._encode, self._latent_shape = encoder.encode, tuple[int, ...]()
+        if source.brings_latents:
+            if not isinstance(encoder, TakesLatents):
+                raise ConfigError(
+                    f"{source.manifest.uri} holds ready-made latents, which this recipe's encoder does not take",
+                    "give it images",
+                )
+            self._encode, self._latent_shape = encoder.encode_latents, encoder.latent_shape(settings.res)
         self._decoders = decoders or min(16, max(2, len(os.sched_getaffinity(0))))
 
     def run(self, units: Iterable[str]) -> None:
@@ -157,19 +170,24 @@ class Lane:
     def _decoded(self, item: RawExample | Quarantined) -> Decoded:
         if isinstance(item, Quarantined):
             return item
-        try:
-            pixels = decode_image(item.image, self._settings.res)
-        except ValueError as error:
-            return Quarantined(item.key, str(error))
+        if item.latent is not None:
+            array, problem = item.latent, flaw(item.latent, self._latent_shape)
+            if problem:
+                return Quarantined(item.key, problem)
+        else:
+            try:
+                array = decode_image(item.image, self._settings.res)
+            except ValueError as error:
+                return Quarantined(item.key, str(error))
         # The image's file has served: a batch that waits holds its pixels alone.
-        return replace(self._source.select(item, self._settings), image=b""), pixels
+        return replace(self._source.select(item, self._settings), image=b"", latent=None), array
 
     def _encoded(self, batch: _Batch) -> _Encoded:
         decoded = [item.result() for item in batch.items]
         good = [item for item in decoded if not isinstance(item, Quarantined)]
         arrays: list[dict[str, np.ndarray]] = []
         if good:
-            arrays = self._encoder.encode(np.stack([pixels for _, pixels in good]), [example for example, _ in good])
+            arrays = self._encode(np.stack([array for _, array in good]), [example for example, _ in good])
         if len(arrays) != len(good):
             raise DataError(
                 f"the encoder returned {len(arrays)} samples for {len(good)} images",

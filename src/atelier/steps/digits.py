@@ -19,14 +19,16 @@ def run(*, images: int, seed: int, artifacts: str, form: str = "sa1b") -> Manife
         form: see ``data.raw_form``.
 
     Raises:
-        ConfigError: no images, a negative seed, or an unknown form.
+        ConfigError: no images, a negative seed, or a form that is unknown or cannot be drawn.
     """
     if images < 1 or seed < 0:
         raise ConfigError(f"images={images}, seed={seed}", "images must be 1 or more, seed 0 or more")
-    chosen = raw_form.form(form)
+    draw = raw_form.form(form).draw
+    if draw is None:
+        raise ConfigError(f"digits cannot be drawn in the form {form}", "draw them as sa1b or coco")
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
-        facts = chosen.draw(ctx.out.path, images, seed)
+        facts = draw(ctx.out.path, images, seed)
         return f"{form}-source", {"images": images, **facts, "seed": seed, "source": "UCI handwritten digits"}
 
     return run_step(

@@ -30,7 +30,7 @@ def run(
     Raises:
         ConfigError: a negative number.
     """
-    from atelier.recipes.registry import get
+    from atelier.recipes.registry import get, module_of
 
     config = get(recipe, profile).config
     if min(count, steps, guidance, seed) < 0:
@@ -55,7 +55,7 @@ def run(
             "seed": seed,
         },
         artifacts=artifacts,
-        extra_modules=(f"atelier.recipes.{recipe}",),
+        extra_modules=(module_of(recipe),),
     )
 
 

@@ -19,32 +19,35 @@ def run(
     seed: int,
     artifacts: str,
     pictures: str = "",
+    latents: str = "",
     recipe: str = "igligen_xl",
     profile: str = "laptop",
 ) -> Manifest:
     """A manifest of kind ``<form>-source`` (files of drawn digits) or ``source-uris`` (metadata alone).
 
-    The form is that of the recipe's raw data: of ``tars``, ``captions`` and ``boxes`` (SA-1B) or ``pictures``,
-    ``captions`` and ``boxes`` (COCO).
+    The form is the one of those that the recipe reads that knows what was given: ``tars``, ``captions`` and ``boxes``
+    (SA-1B), ``latents`` and ``boxes`` (SA-1B encoded already), or ``pictures``, ``captions`` and ``boxes`` (COCO).
 
     Raises:
         ConfigError: some of the form's URIs are missing, or one is given that it does not know.
     """
     from atelier.recipes.registry import get
 
-    form = raw_form.form(get(recipe, profile).raw_form)
-    given = {"tars": tars, "pictures": pictures, "captions": captions, "boxes": boxes}
-    unknown = [name for name, uri in given.items() if uri and name not in form.folders]
-    if unknown:
-        raise ConfigError(
-            f"{' and '.join(unknown)} given, but recipe {recipe} reads {form.name} data",
-            f"give {', '.join(form.folders)}",
-        )
-    uris = {name: given[name] for name in form.folders}
-    if not any(uris.values()):
+    forms = [raw_form.form(name) for name in get(recipe, profile).raw_forms]
+    addresses = {"tars": tars, "latents": latents, "pictures": pictures, "captions": captions, "boxes": boxes}
+    given = {name for name, uri in addresses.items() if uri}
+    if not given:
         from atelier.steps.digits import run as draw
 
-        return draw(images=images, seed=seed, artifacts=artifacts, form=form.name)
+        return draw(images=images, seed=seed, artifacts=artifacts, form=forms[0].name)
+    form = next((form for form in forms if given <= form.folders.keys()), None)
+    if form is None:
+        raise ConfigError(
+            f"{' and '.join(sorted(given))} given, but recipe {recipe} reads "
+            f"{' or '.join(form.name for form in forms)} data",
+            " or ".join(f"give {', '.join(form.folders)}" for form in forms),
+        )
+    uris = {name: addresses[name] for name in form.folders}
     missing = [name for name, uri in uris.items() if not uri and name not in form.optional]
     if missing:
         raise ConfigError(
