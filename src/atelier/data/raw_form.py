@@ -19,7 +19,8 @@ class RawForm:
         optional: those that may be left out.
         kind_of: a published file's name → what it is, None: of no use.
         check: raises ``ConfigError`` for files (by their places) that do not make a data set.
-        draw: writes digit canvases in this form: folder, images, seed → facts of what was written; None: cannot.
+        draw: writes digit canvases in this form: folder, images, seed, pixels of the short side → facts of what was
+            written; None: cannot.
     """
 
     name: str
@@ -27,7 +28,7 @@ class RawForm:
     optional: tuple[str, ...]
     kind_of: Callable[[str], str | None]
     check: Callable[[Iterable[str]], None]
-    draw: Callable[[Path, int, int], dict[str, int]] | None = None
+    draw: Callable[[Path, int, int, int], dict[str, int]] | None = None
 
 
 def form(name: str) -> RawForm:
@@ -74,11 +75,11 @@ def _boxes_for_each(folder: str, what: str) -> Callable[[Iterable[str]], None]:
 IMAGES_PER_TAR = 1000
 
 
-def _sa1b_draw(folder: Path, images: int, seed: int) -> dict[str, int]:
+def _sa1b_draw(folder: Path, images: int, seed: int, size: int) -> dict[str, int]:
     from atelier.data.digits_sa1b import write_sa1b
 
     tars = -(-images // IMAGES_PER_TAR)
-    write_sa1b(folder, images=images, tars=tars, seed=seed)
+    write_sa1b(folder, images=images, tars=tars, seed=seed, size=size)
     return {"tars": tars}
 
 
@@ -101,10 +102,10 @@ def _coco_check(places: Iterable[str]) -> None:
         )
 
 
-def _coco_draw(folder: Path, images: int, seed: int) -> dict[str, int]:
+def _coco_draw(folder: Path, images: int, seed: int, size: int) -> dict[str, int]:
     from atelier.data.digits_coco import write_coco
 
-    write_coco(folder, images, seed)
+    write_coco(folder, images, seed, size=size)
     return {}
 
 

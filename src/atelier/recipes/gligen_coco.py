@@ -178,7 +178,11 @@ class Recipe:
         """Held-out layouts to sample and judge."""
         from atelier.recipes.layouts import digit_layouts, published_layouts
 
-        return digit_layouts(count, seed) if self.profile == "laptop" else published_layouts()[:count]
+        return (
+            digit_layouts(count, seed, self.config.resolution)
+            if self.profile == "laptop"
+            else published_layouts()[:count]
+        )
 
     def pipeline(self, base: Path, unet: "UNet2DConditionModel | None" = None) -> "StableDiffusionGLIGENPipeline":
         """The sampler of a base folder, with ``unet`` in the place of the folder's own.

@@ -33,13 +33,15 @@ def run(
     """
     from atelier.recipes.registry import get
 
-    forms = [raw_form.form(name) for name in get(recipe, profile).raw_forms]
+    chosen = get(recipe, profile)
+    forms = [raw_form.form(name) for name in chosen.raw_forms]
     addresses = {"tars": tars, "latents": latents, "pictures": pictures, "captions": captions, "boxes": boxes}
     given = {name for name, uri in addresses.items() if uri}
     if not given:
         from atelier.steps.digits import run as draw
 
-        return draw(images=images, seed=seed, artifacts=artifacts, form=forms[0].name)
+        size = chosen.config.resolution
+        return draw(images=images, seed=seed, artifacts=artifacts, form=forms[0].name, size=size)
     form = next((form for form in forms if given <= form.folders.keys()), None)
     if form is None:
         raise ConfigError(
