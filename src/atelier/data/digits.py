@@ -1,8 +1,8 @@
 """Real handwriting as a layout source: UCI digits (scikit-learn's bundled copy) pasted onto canvases.
 
 A canvas has a short side of 64 px by default; what a model sees is its centre square. All boxes here are
-normalised xyxy of that centre square, and lie on its pixels. On a larger canvas digits keep their size in pixels: a base
-model that saw 64 px draws more digits on a larger canvas, not larger ones.
+normalised xyxy of that centre square, and lie on its pixels. On a larger canvas digits keep their size in pixels: a
+base model that saw 64 px draws more digits on a larger canvas, not larger ones.
 """
 
 import functools
