@@ -13,8 +13,8 @@ def register(
     registration: Output[Artifact],
     artifacts: str,
     name: str = "igligen-xl",
-) -> None:
-    """Registers the model as challenger; the first one that passes its bars becomes champion.
+) -> str:
+    """Registers the model as challenger; the first one that passes its bars becomes champion. Returns its address.
 
     Args:
         artifacts: URI of the folder of all steps' outputs.
@@ -23,13 +23,12 @@ def register(
     from atelier.steps.artifact import read_input, write_output
     from atelier.steps.register import run
 
-    write_output(
-        registration,
-        run(
-            model=read_input(model),
-            evaluation=read_input(evaluation),
-            training=read_input(training),
-            name=name,
-            artifacts=artifacts,
-        ),
+    made = run(
+        model=read_input(model),
+        evaluation=read_input(evaluation),
+        training=read_input(training),
+        name=name,
+        artifacts=artifacts,
     )
+    write_output(registration, made)
+    return str(made.metadata["uri"])

@@ -15,6 +15,7 @@ def source(
     images: int = 2000,
     seed: int = 0,
     pictures: str = "",
+    latents: str = "",
     recipe: str = "igligen_xl",
     profile: str = "laptop",
     form: str = "",
@@ -29,6 +30,7 @@ def source(
         images: how many canvases to draw.
         seed: seeds the drawing.
         pictures: URI of image files, for a recipe that reads COCO's form; may hold *.
+        latents: URI of SA-1B's published latents, in the place of tars and captions; may hold *.
         recipe: the recipe's name, which decides the form.
         profile: laptop or paper.
         form: another form than the recipe's, e.g. coco-images for images that have no boxes yet.
@@ -43,6 +45,7 @@ def source(
         images=images,
         seed=seed,
         pictures=pictures,
+        latents=latents,
         recipe=recipe,
         profile=profile,
         form=form,

@@ -20,6 +20,7 @@ def train(
     processes: int = 0,
     zero_stage: int = -1,
     overrides: str = "",
+    start: str = "",
 ) -> None:
     """Trains, with checkpoints; a run that was ended goes on from its newest whole checkpoint.
 
@@ -34,6 +35,7 @@ def train(
         processes: training processes on this machine; 0: the recipe's own.
         zero_stage: DeepSpeed's ZeRO stage (0 to 3); -1: the recipe's own.
         overrides: further fields of the training configuration, a JSON object.
+        start: the model whose adapter it begins with: models:/name@alias, models:/name/version or a folder's URI.
     """
     from atelier.steps.artifact import read_input, write_output
     from atelier.steps.train import run
@@ -52,6 +54,7 @@ def train(
             processes=processes,
             zero_stage=zero_stage,
             overrides=overrides,
+            start=start,
             artifacts=artifacts,
         ),
     )

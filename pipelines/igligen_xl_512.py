@@ -32,6 +32,7 @@ def pipeline(
     tars: str = "",
     captions: str = "",
     boxes: str = "",
+    latents: str = "",
     base_model: str = "",
     pretrain: bool = False,
     samples_per_shard: int = 0,
@@ -54,10 +55,11 @@ def pipeline(
         artifacts: Folder or bucket of all outputs, e.g. s3://bucket/prefix. Locally, when empty, .atelier/artifacts.
         profile: laptop (the tiny twin on CPU) or paper (the published size).
         seed: Seeds drawing, training and sampling.
-        images: How many training canvases of handwritten digits are drawn; unused when tars is given.
+        images: How many training canvases of handwritten digits are drawn; unused when tars or latents are given.
         tars: URI of SA-1B tars, e.g. s3://bucket/sa_{000000..000099}.tar. Empty draws digits.
         captions: URI of the caption parquet that goes with tars.
-        boxes: URI of the boxes files that go with tars.
+        boxes: URI of the boxes files that go with tars, or (those with sizes) with latents.
+        latents: URI of published latents at 512, e.g. s3://bucket/sa1b-sdxl-latents-512/*.npy, in the place of tars.
         base_model: URI of the frozen base, a diffusers folder (hf://, s3://, file://). Empty is the recipe's own.
         pretrain: Make the twin's base, text encoders and VAE from nothing instead of taking the shipped ones.
         samples_per_shard: Samples in a shard; 0 is the recipe's own.
@@ -76,7 +78,7 @@ def pipeline(
     """
     of = {"artifacts": artifacts, "recipe": RECIPE, "profile": profile}
 
-    origin = source(artifacts=artifacts, tars=tars, captions=captions, boxes=boxes, images=images, seed=seed)
+    origin = source(tars=tars, captions=captions, boxes=boxes, latents=latents, images=images, seed=seed, **of)
     raw = download(source=origin.outputs["source"], artifacts=artifacts).outputs["raw"]
     frozen = base(pretrain=pretrain, uri=base_model, seed=seed, **of).outputs["base"]
     shards = preprocess(

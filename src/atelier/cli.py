@@ -124,7 +124,7 @@ def _list(arguments: argparse.Namespace) -> int:
     project = _project()
     for name in [arguments.pipeline] if arguments.pipeline else catalogue.names(project):
         pipeline = catalogue.load(project, name)
-        print(f"{name}: {pipeline.tasks} steps. {pipeline.description}")
+        print(f"{name}: {pipeline.tasks()} steps. {pipeline.description}")
         for parameter in pipeline.parameters.values():
             choices = f" ({' | '.join(parameter.choices)})" if parameter.choices else ""
             default = "" if parameter.default in ("", None) else f" = {parameter.default}"

@@ -28,14 +28,22 @@ def one_rank() -> Iterator[Callable[..., Any]]:
 
     threads = torch.get_num_threads()
 
-    def run(folder: Path, objective: ToyObjective | None = None, callbacks: Any = (), **changes: Any) -> Any:
+    def run(
+        folder: Path,
+        objective: ToyObjective | None = None,
+        callbacks: Any = (),
+        adapter: Path | None = None,
+        **changes: Any,
+    ) -> Any:
         config = TrainConfig(**(CONFIG | {"processes": 1} | changes))
         found = [*standard_callbacks(config), *callbacks]
         with pytest.MonkeyPatch.context() as patch:
             for name in GROUP:
                 patch.delenv(name, raising=False)
             try:
-                return train(objective or ToyObjective(), ToyDataset(), config, folder, found, loader=Loader)
+                return train(
+                    objective or ToyObjective(), ToyDataset(), config, folder, found, loader=Loader, adapter=adapter
+                )
             finally:
                 for name in GROUP:
                     os.environ.pop(name, None)

@@ -31,6 +31,8 @@ class COCOSource(COCOFolder):
         DataError: no images, two of one name, or not exactly one file of boxes (or several shards).
     """
 
+    brings_latents = False
+
     def __init__(self, manifest: Manifest, cache: Path | None = None) -> None:
         super().__init__(manifest, cache)
         names = self._folder.names()

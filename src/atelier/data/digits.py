@@ -1,7 +1,8 @@
 """Real handwriting as a layout source: UCI digits (scikit-learn's bundled copy) pasted onto canvases.
 
 A canvas has a short side of 64 px by default; what a model sees is its centre square. All boxes here are
-normalised xyxy of that centre square, and lie on a grid of 1/64, so that they are whole pixels at 64 px.
+normalised xyxy of that centre square, and lie on its pixels. On a larger canvas digits keep their size in pixels: a
+base model that saw 64 px draws more digits on a larger canvas, not larger ones.
 """
 
 import functools
@@ -92,33 +93,41 @@ def split(per_class: int = 10) -> DigitSplit:
 
 
 def layout_random(
-    rng: np.random.Generator, n_min: int = 1, n_max: int = 4, side: tuple[float, float] = (0.30, 0.50)
+    rng: np.random.Generator,
+    n_min: int = 1,
+    n_max: int = 4,
+    side: tuple[float, float] = (0.30, 0.50),
+    size: int = GRID,
 ) -> list[Placement]:
     """A random layout: ``n_min`` to ``n_max`` square boxes that do not overlap, labels uniform.
 
     Each box takes a uniform draw among all places that are free; where none is, the layout starts again, and
     with every restart the largest side shrinks a little, so that four boxes always fit in the end.
+
+    Args:
+        side: least and greatest side, over ``GRID`` pixels.
+        size: pixels of the centre square, ``GRID`` or more.
     """
     count = int(rng.integers(n_min, n_max + 1))
     smallest, largest = (round(bound * GRID) for bound in side)
     while True:
         squares: list[tuple[int, int, int]] = []
         for _ in range(count):
-            size = int(rng.integers(smallest, largest + 1))
-            free = np.ones((GRID - size + 1, GRID - size + 1), bool)  # [top, left] where a box may start
+            own = int(rng.integers(smallest, largest + 1))
+            free = np.ones((size - own + 1, size - own + 1), bool)  # [top, left] where a box may start
             for left, top, other in squares:
-                free[max(top - size + 1, 0) : top + other, max(left - size + 1, 0) : left + other] = False
+                free[max(top - own + 1, 0) : top + other, max(left - own + 1, 0) : left + other] = False
             places = np.flatnonzero(free)
             if not len(places):
                 break
             top, left = divmod(int(places[rng.integers(len(places))]), free.shape[1])
-            squares.append((left, top, size))
+            squares.append((left, top, own))
         if len(squares) == count:
             break
         largest = max(smallest, largest - 1)
     return [
-        Placement((x / GRID, y / GRID, (x + size) / GRID, (y + size) / GRID), int(rng.integers(10)))
-        for x, y, size in squares
+        Placement((x / size, y / size, (x + own) / size, (y + own) / size), int(rng.integers(10)))
+        for x, y, own in squares
     ]
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from atelier.data import digits
 
-SHORT_SIDE, LONGEST = 64, 80
+SHORT_SIDE, LONGEST = 64, 1.25  # of the long side over the short one
 INK = 110  # brighter than any background (at most 90), darker than a stroke
 
 
@@ -22,14 +22,18 @@ class Canvas(NamedTuple):
     confidence: np.ndarray
 
 
-def canvases(ids: Iterable[int], seed: int, glyphs: digits.Glyphs) -> Iterator[Canvas]:
-    """The canvas of each id; everything random in it comes from (seed, id)."""
+def canvases(ids: Iterable[int], seed: int, glyphs: digits.Glyphs, size: int = SHORT_SIDE) -> Iterator[Canvas]:
+    """The canvas of each id; everything random in it comes from (seed, id).
+
+    Args:
+        size: pixels of the short side.
+    """
     for image_id in ids:
         rng = np.random.default_rng([seed, image_id])
-        layout = digits.layout_random(rng)
-        long = int(rng.integers(SHORT_SIDE, LONGEST + 1))
-        size = (SHORT_SIDE, long) if rng.random() < 0.5 else (long, SHORT_SIDE)
-        pixels = digits.draw(rng, layout, glyphs, size)
+        layout = digits.layout_random(rng, size=size)
+        long = int(rng.integers(size, int(LONGEST * size) + 1))
+        shape = (size, long) if rng.random() < 0.5 else (long, size)
+        pixels = digits.draw(rng, layout, glyphs, shape)
         yield Canvas(image_id, pixels, layout, rng.uniform(0.5, 0.95, len(layout)).astype(np.float16))
 
 

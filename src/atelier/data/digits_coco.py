@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from atelier.data import digits
-from atelier.data.digits_canvas import Canvas, canvases, jpeg
+from atelier.data.digits_canvas import SHORT_SIDE, Canvas, canvases, jpeg
 from atelier.progress import Progress
 from atelier.storage.atomic import os_errors, write_bytes
 from atelier.storage.digest import canonical_json
@@ -22,13 +22,14 @@ CATEGORIES = [
 ]
 
 
-def write_coco(folder: Path, images: int, seed: int, first_id: int = 1) -> None:
+def write_coco(folder: Path, images: int, seed: int, first_id: int = 1, size: int = SHORT_SIDE) -> None:
     """Makes ``images`` canvases with their annotations; the same arguments give the same bytes.
 
     Args:
         folder: where ``train2017/`` and ``annotations/`` go.
         seed: everything random comes from (seed, image id).
         first_id: id of the first image.
+        size: pixels of the canvases' short side.
 
     Raises:
         StorageError: the disk is full or not writable.
@@ -40,7 +41,7 @@ def write_coco(folder: Path, images: int, seed: int, first_id: int = 1) -> None:
     listed: list[dict[str, Any]] = []
     instances: list[dict[str, Any]] = []
     captions: list[dict[str, Any]] = []
-    for canvas in canvases(range(first_id, first_id + images), seed, glyphs):
+    for canvas in canvases(range(first_id, first_id + images), seed, glyphs, size):
         height, width = canvas.pixels.shape[:2]
         name = f"{canvas.image_id:012d}.jpg"
         with os_errors(folder):

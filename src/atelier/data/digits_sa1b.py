@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from atelier.data import digits, rle, tar_bytes
-from atelier.data.digits_canvas import INK, Canvas, canvases, jpeg
+from atelier.data.digits_canvas import INK, SHORT_SIDE, Canvas, canvases, jpeg
 from atelier.progress import Progress
 from atelier.storage.atomic import os_errors, replace_file
 
 
-def write_sa1b(folder: Path, images: int, tars: int, seed: int, first_id: int = 1) -> None:
+def write_sa1b(folder: Path, images: int, tars: int, seed: int, first_id: int = 1, size: int = SHORT_SIDE) -> None:
     """Makes ``images`` canvases in ``tars`` tars, with captions and boxes.
 
     The same arguments give the same bytes. Tars, boxes and the parquet appear whole or not at all; those that
@@ -26,6 +26,7 @@ def write_sa1b(folder: Path, images: int, tars: int, seed: int, first_id: int = 
         folder: where ``sa_*.tar``, ``captions.parquet`` and ``boxes/`` go.
         seed: everything random comes from (seed, image id).
         first_id: id of the first image.
+        size: pixels of the canvases' short side.
 
     Raises:
         StorageError: the disk is full or not writable.
@@ -46,7 +47,7 @@ def write_sa1b(folder: Path, images: int, tars: int, seed: int, first_id: int = 
             temporary.open("wb") as file,
             tar_bytes.open_for_writing(file) as archive,
         ):
-            for canvas in canvases(ids.tolist(), seed, glyphs):
+            for canvas in canvases(ids.tolist(), seed, glyphs, size):
                 name = f"sa_{canvas.image_id}"
                 tar_bytes.add_bytes(archive, f"{name}.jpg", jpeg(canvas.pixels))
                 tar_bytes.add_bytes(archive, f"{name}.json", json.dumps(_annotations(canvas)).encode())

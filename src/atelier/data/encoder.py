@@ -1,7 +1,7 @@
 """What a recipe supplies to preprocessing, and how a worker process makes its own copy of it."""
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,6 +29,19 @@ class Encoder(Protocol):
             B dicts of arrays by field name, dtypes fixed; e.g. latent, text states, phrase embeddings. A sample with
             NaN or infinity, or of another dtype or shape than the shard's first, is quarantined.
         """
+        ...
+
+
+@runtime_checkable
+class TakesLatents(Encoder, Protocol):
+    """An encoder for sources that bring latents instead of images: it adds what comes of the texts."""
+
+    def latent_shape(self, res: int) -> tuple[int, ...]:
+        """The shape [C, h, w] of the latent of a square of ``res`` pixels."""
+        ...
+
+    def encode_latents(self, latents: np.ndarray, examples: list[RawExample]) -> list[dict[str, np.ndarray]]:
+        """As ``encode``, of float16 latents [B, C, h, w] that are taken as they are."""
         ...
 
 

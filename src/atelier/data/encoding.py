@@ -6,25 +6,38 @@ from typing import Any
 
 import numpy as np
 
-from atelier.data.encoder import Encoder, EncoderSpec
+from atelier.data.encoder import Encoder, EncoderSpec, TakesLatents
 from atelier.data.geometry import decode_image
 from atelier.data.raw_example import RawExample
 from atelier.data.raw_source import RawSource, open_source
+from atelier.data.sa1b_latents import flaw
 from atelier.data.settings import Settings
 from atelier.data.work import Sample, WorkSpec
-from atelier.errors import DataError
+from atelier.errors import ConfigError, DataError
 from atelier.storage.manifest import Manifest
 
 Prepared = tuple[RawExample, np.ndarray]
+"""An example with its pixels, or its ready-made latent."""
 
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """``data.work.Work`` of a source, an encoder and settings."""
+    """``data.work.Work`` of a source, an encoder and settings.
+
+    Raises:
+        ConfigError: the source brings latents and the encoder wants images.
+    """
 
     source: RawSource
     encoder: Encoder
     settings: Settings
+
+    def __post_init__(self) -> None:
+        if self.source.brings_latents and not isinstance(self.encoder, TakesLatents):
+            raise ConfigError(
+                f"{self.source.manifest.uri} holds ready-made latents, which this recipe's encoder does not take",
+                "give it images",
+            )
 
     @property
     def digest(self) -> str:
@@ -39,10 +52,20 @@ class Encoding:
         return self.settings.batch
 
     def prepare(self, example: RawExample) -> Prepared:
-        """The example with its chosen boxes, and its pixels, uint8 [res, res, 3]."""
-        pixels = decode_image(example.image, self.settings.res)
+        """The example with its chosen boxes, and its pixels, uint8 [res, res, 3], or its latent."""
+        if example.latent is None:
+            array = decode_image(example.image, self.settings.res)
+        else:
+            array = example.latent
+            if problem := flaw(array, self._takes_latents.latent_shape(self.settings.res)):
+                raise ValueError(problem)
         # The image's file has served: a batch that waits holds its pixels alone.
-        return replace(self.source.select(example, self.settings), image=b""), pixels
+        return replace(self.source.select(example, self.settings), image=b"", latent=None), array
+
+    @property
+    def _takes_latents(self) -> TakesLatents:
+        assert isinstance(self.encoder, TakesLatents)
+        return self.encoder
 
     def finish(self, prepared: list[Prepared]) -> list[Sample]:
         """See ``Work``.
@@ -51,7 +74,8 @@ class Encoding:
             DataError: the encoder returns another number of samples.
         """
         examples = [example for example, _ in prepared]
-        arrays = self.encoder.encode(np.stack([pixels for _, pixels in prepared]), examples)
+        encode = self._takes_latents.encode_latents if self.source.brings_latents else self.encoder.encode
+        arrays = encode(np.stack([array for _, array in prepared]), examples)
         if len(arrays) != len(examples):
             raise DataError(
                 f"the encoder returned {len(arrays)} samples for {len(examples)} images",

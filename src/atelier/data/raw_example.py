@@ -11,7 +11,7 @@ class RawExample:
 
     Attributes:
         key: unique in the source; no dot, e.g. ``"sa_<id>"``.
-        image: the file's bytes (JPEG, PNG or WebP).
+        image: the file's bytes (JPEG, PNG or WebP); b"" where the latent is there.
         original_size: (H, W) in pixels.
         caption: text; the first where there are several.
         boxes: float32 [n, 4], xyxy in [0, 1] of the centre crop.
@@ -21,6 +21,7 @@ class RawExample:
         captions: all of them, for a source that has several a picture; else empty.
         boxes_px: float64 [n, 4], xyxy in pixels of the original image, for a source that states them so.
         phrase_embeddings: float16 [n, D], for a source that brings them.
+        latent: float16 [C, h, w] of the centre crop, scaled, for a source that brings latents instead of images.
     """
 
     key: str
@@ -35,3 +36,4 @@ class RawExample:
     captions: tuple[str, ...] = ()
     boxes_px: np.ndarray | None = None
     phrase_embeddings: np.ndarray | None = None
+    latent: np.ndarray | None = None

@@ -19,7 +19,8 @@ class RawForm:
         optional: those that may be left out.
         kind_of: a published file's name → what it is, None: of no use.
         check: raises ``ConfigError`` for files (by their places) that do not make a data set.
-        draw: writes digit canvases in this form: folder, images, seed → facts of what was written.
+        draw: writes digit canvases in this form: folder, images, seed, pixels of the short side → facts of what was
+            written; None: cannot.
     """
 
     name: str
@@ -27,7 +28,7 @@ class RawForm:
     optional: tuple[str, ...]
     kind_of: Callable[[str], str | None]
     check: Callable[[Iterable[str]], None]
-    draw: Callable[[Path, int, int], dict[str, int]]
+    draw: Callable[[Path, int, int, int], dict[str, int]] | None = None
 
 
 def form(name: str) -> RawForm:
@@ -45,30 +46,40 @@ def _sa1b_kind(name: str) -> str | None:
     return {".tar": "tars", ".parquet": "captions", ".npy": "boxes"}.get(PurePosixPath(name).suffix)
 
 
-def _sa1b_check(places: Iterable[str]) -> None:
-    stems: dict[str, set[str]] = {"tars": set(), "boxes": set()}
-    for place in places:
-        folder, _, name = place.partition("/")
-        if folder in stems:
-            stems[folder].add(name.split(".", 1)[0])
-    if not stems["tars"]:
-        raise ConfigError("the source has no tars", "give the URIs of SA-1B tars")
-    without = sorted(stems["tars"] - stems["boxes"])
-    if without:
-        raise ConfigError(
-            f"{len(without)} tars have no boxes file of their name: {', '.join(without[:5])}",
-            "boxes/<name>.npy must be given for each <name>.tar",
-        )
+def _sa1b_latents_kind(name: str) -> str | None:
+    path = PurePosixPath(name)
+    return ("latents" if "latents" in path.parent.name else "boxes") if path.suffix == ".npy" else None
+
+
+def _boxes_for_each(folder: str, what: str) -> Callable[[Iterable[str]], None]:
+    """A check that every file in ``folder`` has a boxes file of its name."""
+
+    def check(places: Iterable[str]) -> None:
+        stems: dict[str, set[str]] = {folder: set(), "boxes": set()}
+        for place in places:
+            own, _, name = place.partition("/")
+            if own in stems:
+                stems[own].add(name.split(".", 1)[0])
+        if not stems[folder]:
+            raise ConfigError(f"the source has no {folder}", f"give the URIs of {what}")
+        without = sorted(stems[folder] - stems["boxes"])
+        if without:
+            raise ConfigError(
+                f"{len(without)} {folder} have no boxes file of their name: {', '.join(without[:5])}",
+                f"boxes/<name>.npy must be given for each file of {folder}",
+            )
+
+    return check
 
 
 IMAGES_PER_TAR = 1000
 
 
-def _sa1b_draw(folder: Path, images: int, seed: int) -> dict[str, int]:
+def _sa1b_draw(folder: Path, images: int, seed: int, size: int) -> dict[str, int]:
     from atelier.data.digits_sa1b import write_sa1b
 
     tars = -(-images // IMAGES_PER_TAR)
-    write_sa1b(folder, images=images, tars=tars, seed=seed)
+    write_sa1b(folder, images=images, tars=tars, seed=seed, size=size)
     return {"tars": tars}
 
 
@@ -102,10 +113,10 @@ def _has_pictures(places: Iterable[str]) -> None:
         raise ConfigError("the source has no images", "give pictures, e.g. s3://bucket/train2017/*.jpg")
 
 
-def _coco_draw(folder: Path, images: int, seed: int) -> dict[str, int]:
+def _coco_draw(folder: Path, images: int, seed: int, size: int) -> dict[str, int]:
     from atelier.data.digits_coco import write_coco
 
-    write_coco(folder, images, seed)
+    write_coco(folder, images, seed, size=size)
     return {}
 
 
@@ -115,8 +126,15 @@ FORMS = {
         {"tars": "tars", "captions": "captions", "boxes": "boxes"},
         (),
         _sa1b_kind,
-        _sa1b_check,
+        _boxes_for_each("tars", "SA-1B tars"),
         _sa1b_draw,
+    ),
+    "sa1b-latents": RawForm(
+        "sa1b-latents",
+        {"latents": "latents", "boxes": "boxes"},
+        (),
+        _sa1b_latents_kind,
+        _boxes_for_each("latents", "sa1b-sdxl-latents files"),
     ),
     "coco": RawForm(
         "coco",

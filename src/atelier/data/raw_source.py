@@ -22,11 +22,13 @@ class RawUnits(Protocol):
         manifest: what the source holds.
         cache: where remote files are kept, see ``InputFolder``.
         units: names in the order in which they are written. Each one's shards are named after its ``stem``.
+        brings_latents: whether its examples hold latents in the place of images.
     """
 
     manifest: Manifest
     cache: Path | None
     units: list[str]
+    brings_latents: bool
 
     def fetch(self, name: str) -> Callable[[], Examples]:
         """Brings a unit here; what it returns reads the unit's examples, one item at the least.
@@ -54,7 +56,8 @@ class RawSource(RawUnits, Protocol):
 
 
 def open_source(manifest: Manifest, cache: Path | None = None) -> RawSource:
-    """The source of the manifest's kind: ``coco-raw``, or tars (``sa1b-raw``, or any folder that holds some).
+    """The source of the manifest's kind: ``coco-raw``, ``sa1b-latents-raw``, or tars (``sa1b-raw``, or any folder that
+    holds some).
 
     Raises:
         DataError: it holds no data of that form.
@@ -63,6 +66,10 @@ def open_source(manifest: Manifest, cache: Path | None = None) -> RawSource:
         from atelier.data.coco_source import COCOSource
 
         return COCOSource(manifest, cache)
+    if manifest.kind == "sa1b-latents-raw":
+        from atelier.data.sa1b_latents_source import SA1BLatentsSource
+
+        return SA1BLatentsSource(manifest, cache)
     from atelier.data.sa1b_source import SA1BSource
 
     return SA1BSource(manifest, cache)

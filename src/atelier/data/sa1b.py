@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ MAX_TEXT = 20_000
 """Characters of a caption or phrase: far above any that a text encoder reads to the end."""
 
 _LOOKUP = 256  # images whose captions are looked up together, where no boxes file names them before
+_NO_BOXES = (np.empty((0, 4), np.float32), np.empty(0, np.float16), ())
 _HEADER = 64 * 2**10  # bytes of a JPEG in which its size is nearly always found
 KEY = re.compile(r"[0-9A-Za-z_-]{1,64}")  # short enough for ustar, and no dot: a shard's member name divides there
 
@@ -128,35 +130,44 @@ def read_boxes(path: Path) -> dict[int, tuple[Any, ...]]:
 
 
 def _example(image: _Image, caption: str | None, row: tuple[Any, ...] | None) -> RawExample | Quarantined:
-    key = image.key
     try:
         size = image_size(image.data)
         if image.record is not None:
             stated = _stated_size(image.record)
             if stated != size:
                 raise ValueError(f"its json states another size than the image has: {stated} and {size}")
-        caption = checked_text(caption if caption is not None else (str(row[1]) if row is not None else ""), "caption")
-        if not caption.strip():
-            raise ValueError("no caption")
-        if row is None:
-            empty = np.empty((0, 4), np.float32)
-            return RawExample(key, image.data, size, caption, empty, np.empty(0, np.float16), ())
-        detected, scores, phrases = _detections(row)
-        good = clean(detected)
-        if len(detected) and not len(good.xyxy):
-            raise ValueError(f"no box inside the image: {len(detected)} outside or empty")
+        return joined(RawExample(image.key, image.data, size, "", *_NO_BOXES), caption, row)
     except ValueError as error:
-        return Quarantined(key, str(error))
-    return RawExample(
-        key,
-        image.data,
-        size,
-        caption,
-        good.xyxy,
-        scores[good.kept],
-        tuple(phrases[place] for place in good.kept.tolist()),
-        good.clipped,
-        good.dropped,
+        return Quarantined(image.key, str(error))
+
+
+def joined(example: RawExample, caption: str | None, row: tuple[Any, ...] | None) -> RawExample:
+    """The example with its caption and the usable ones of its boxes.
+
+    Args:
+        caption: None takes the row's own.
+        row: of ``read_boxes``; None: an image without boxes.
+
+    Raises:
+        ValueError: no caption, or boxes of which none can be used.
+    """
+    caption = checked_text(caption if caption is not None else (str(row[1]) if row is not None else ""), "caption")
+    if not caption.strip():
+        raise ValueError("no caption")
+    if row is None:
+        return replace(example, caption=caption)
+    detected, scores, phrases = _detections(row)
+    good = clean(detected)
+    if len(detected) and not len(good.xyxy):
+        raise ValueError(f"no box inside the image: {len(detected)} outside or empty")
+    return replace(
+        example,
+        caption=caption,
+        boxes=good.xyxy,
+        scores=scores[good.kept],
+        phrases=tuple(phrases[place] for place in good.kept.tolist()),
+        clipped=good.clipped,
+        dropped=good.dropped,
     )
 
 

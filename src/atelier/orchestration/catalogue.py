@@ -4,6 +4,8 @@ import contextlib
 import difflib
 import importlib
 import io
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,11 +36,18 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """One file of ``pipelines/``: the DAG (a KFP graph component) and the choices of its parameters."""
+    """One file of ``pipelines/``.
+
+    Attributes:
+        graph: the DAG, a KFP graph component.
+        choices: values of parameters that have a fixed set of them.
+        settle: the file's ``settle``: all arguments → those that it decides, before anything runs; None without one.
+    """
 
     name: str
     graph: Any
     choices: dict[str, tuple[str, ...]]
+    settle: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
     @property
     def description(self) -> str:
@@ -57,19 +66,42 @@ class Pipeline:
             for name, spec in (self.graph.component_spec.inputs or {}).items()
         }
 
-    @cached_property
-    def tasks(self) -> int:
-        """How many steps a run has (every branch counted)."""
+    def defaults(self) -> dict[str, Any]:
+        """Every parameter's default."""
+        return {name: parameter.default for name, parameter in self.parameters.items()}
+
+    def tasks(self, arguments: dict[str, Any] | None = None) -> int:
+        """How many steps a run has.
+
+        Args:
+            arguments: decide which branches are taken (a comparison of a parameter with a text; any other condition
+                is taken to hold); None counts every branch.
+        """
         spec = self.graph.pipeline_spec
+        given = None if arguments is None else self.defaults() | arguments
 
         def count(dag: Any) -> int:
             total = 0
             for task in dag.tasks.values():
+                if given is not None and not _holds(task.trigger_policy.condition, given):
+                    continue
                 component = spec.components[task.component_ref.name]
                 total += count(component.dag) if component.WhichOneof("implementation") == "dag" else 1
             return total
 
         return count(spec.root.dag)
+
+
+_CONDITION = re.compile(r"inputs\.parameter_values\['pipelinechannel--(?P<name>\w+)'\] == '(?P<value>[^']*)'")
+
+
+def _holds(condition: str, arguments: dict[str, Any]) -> bool:
+    """Whether a task of this trigger runs."""
+    negated = condition.startswith("!(") and condition.endswith(")")
+    match = _CONDITION.fullmatch(condition[2:-1] if negated else condition)
+    if match is None or match["name"] not in arguments:
+        return True
+    return (str(arguments[match["name"]]) == match["value"]) != negated
 
 
 _TYPES = {
@@ -102,7 +134,7 @@ def load(project: Path, name: str) -> Pipeline:
     # KFP says on standard output what a person at the terminal has no use for.
     with contextlib.redirect_stdout(io.StringIO()):
         module = importlib.import_module(f"pipelines.{name}")
-    return Pipeline(name, module.pipeline, dict(getattr(module, "CHOICES", {})))
+    return Pipeline(name, module.pipeline, dict(getattr(module, "CHOICES", {})), getattr(module, "settle", None))
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -59,8 +59,14 @@ def run(
 
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking.default_uri(project)
     preflight.check_device(profile)
-    step_checks.check_steps(dag, arguments)
     preflight.check(project, str(arguments.get("artifacts", project / ".atelier")), tracking_uri)
+    if dag.settle is not None:
+        with environment(MLFLOW_TRACKING_URI=tracking_uri):
+            settled = dag.settle(dag.defaults() | arguments)
+        arguments |= settled
+        out.writelines(f"{name}={value}
+" for name, value in settled.items())
+    step_checks.check_steps(dag, arguments)
 
     this = ledger.create(
         project,
@@ -88,7 +94,7 @@ def run(
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
     }
     status, error, parent = "failed", "", ""
-    shown = follower.Follower(this, dag.tasks, out)
+    shown = follower.Follower(this, dag.tasks(arguments), out)
     stop = _Stop(this, shown)
     try:
         with environment(**variables), stop.installed():
@@ -133,8 +139,10 @@ def _execute(dag: catalogue.Pipeline, arguments: dict[str, Any], this: Run) -> N
     """
     from kfp import local
     from kfp.local import subprocess_task_handler
+    from kfp.local.orchestrator import task_executor
 
     _keep_values(subprocess_task_handler)
+    _stop_at_once(task_executor)
     scratch = tempfile.mkdtemp(prefix="atelier-")
     try:
         with this.kfp_log.open("w", encoding="utf-8", buffering=1) as log, contextlib.redirect_stdout(log):
@@ -163,6 +171,21 @@ def _keep_values(handler: Any) -> None:
         ]
 
     handler.replace_python_executable = replace
+
+
+def _stop_at_once(executor: Any) -> None:
+    """Mends kfp.local 2.17, which after a failed or interrupted step of a DAG with branches starts those that do not
+    depend on it. In a DAG without branches it ends at once; so it does here."""
+    original = getattr(executor.execute_single_task, "original", executor.execute_single_task)
+
+    def execute_single_task(*args: Any, **kwargs: Any) -> Any:
+        outputs, status = original(*args, **kwargs)
+        if status.name == "FAILURE":
+            raise RuntimeError(f"the step {kwargs.get('task_name', '')} failed")
+        return outputs, status
+
+    execute_single_task.original = original  # type: ignore[attr-defined]
+    executor.execute_single_task = execute_single_task
 
 
 class _Stop:

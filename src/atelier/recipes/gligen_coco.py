@@ -146,7 +146,7 @@ class Recipe(GroundedRecipe):
     config: Config
     name: str = "gligen_coco"
     twin: str = "sd_twin"
-    raw_form: str = "coco"
+    raw_forms: tuple[str, ...] = ("coco",)
 
     @property
     def box_rules(self) -> dict[str, Any]:

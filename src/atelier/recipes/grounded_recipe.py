@@ -33,7 +33,9 @@ class GroundedRecipe:
         """Held-out layouts to sample and judge."""
         from atelier.recipes.layouts import digit_layouts, published_layouts
 
-        return digit_layouts(count, seed) if self.profile == "laptop" else published_layouts()[:count]
+        if self.profile == "laptop":
+            return digit_layouts(count, seed, self.config.resolution)
+        return published_layouts()[:count]
 
     def sample(
         self, pipeline: Any, layouts: "list[Layout]", steps: int, guidance: float, grounded: bool = True

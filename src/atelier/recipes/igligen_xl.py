@@ -4,13 +4,16 @@ Two sizes of one recipe. ``paper`` is the published one: SDXL at 512, batch 64, 
 its twin: an SDXL of a few million parameters on canvases of real handwritten digits; the same code path from the
 tars to the exported folder, other numbers.
 
+Two stages: ``PROFILES`` is the first, ``STAGES["1024"]`` the second (recipe ``igligen_xl:1024``): the same training at
+a larger size, begun with the first one's adapter. Published: 100,000 further steps of 32 at 1024.
+
 The objective: predict the noise of ready-made latents under caption, pooled text, SDXL's size conditions and up to
 ``max_boxes`` grounded phrases; only the fusers and the position net are trained.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -124,6 +127,28 @@ PROFILES = {
 }
 
 
+def _second(first: Config, train: dict[str, Any], **changes: Any) -> Config:
+    """The second stage: the first one's configuration but for these fields."""
+    return Config.model_validate({**first.model_dump(), **changes, "train": {**first.train.model_dump(), **train}})
+
+
+STAGES = {
+    "1024": {
+        "paper": _second(
+            PROFILES["paper"],
+            resolution=1024,
+            # One sample a GPU and pass, four passes a step.
+            train={"steps": 100_000, "batch_size": 32, "micro_batch": 1},
+        ),
+        "laptop": _second(
+            PROFILES["laptop"],
+            resolution=96,
+            train={"steps": 500, "lr": 1e-3},
+        ),
+    }
+}
+
+
 @dataclass(frozen=True)
 class Recipe(GroundedRecipe):
     """One size of the recipe; knows no storage, no cluster.
@@ -135,7 +160,7 @@ class Recipe(GroundedRecipe):
     config: Config
     name: str = "igligen_xl"
     twin: str = "sdxl_twin"
-    raw_form: str = "sa1b"
+    raw_forms: tuple[str, ...] = ("sa1b", "sa1b-latents")
 
     @property
     def box_rules(self) -> dict[str, float | int]:

@@ -39,7 +39,7 @@ def open_pipeline(base: Path, unet: UNet2DConditionModel | None = None) -> Stabl
 
 
 class Encoder:
-    """``atelier.data.preprocess.Encoder``: latents, prompt, pooled and phrase embeddings, all fp16."""
+    """``atelier.data.encoder.TakesLatents``: latents, prompt, pooled and phrase embeddings, all fp16."""
 
     def __init__(self, base: Path) -> None:
         self.latents = LatentEncoder(base)
@@ -50,7 +50,15 @@ class Encoder:
     def encode(self, images: np.ndarray, examples: list[RawExample]) -> list[dict[str, np.ndarray]]:
         """images uint8 [B, res, res, 3] → B samples of ``latent`` [4, h, w], ``prompt`` [T, D], ``pooled`` [P] and
         ``phrases`` [n, D], float16."""
-        latents = self.latents(images)
+        return self.encode_latents(half(self.latents(images)), examples)
+
+    def latent_shape(self, res: int) -> tuple[int, ...]:
+        """[4, res / 8, res / 8] for SDXL's autoencoder."""
+        return self.latents.shape(res)
+
+    @torch.no_grad()
+    def encode_latents(self, latents: np.ndarray, examples: list[RawExample]) -> list[dict[str, np.ndarray]]:
+        """As ``encode``, of latents float16 [B, 4, h, w] that are scaled already."""
         prompt, pooled = self.text.prompts([example.caption for example in examples])
         names = [name for example in examples for name in example.phrases]
         unique = list(dict.fromkeys(names))
@@ -65,7 +73,7 @@ class Encoder:
                 if example.phrases
                 else np.zeros((0, width), np.float16),
             }
-            for latent, states, pool, example in zip(half(latents), half(prompt), half(pooled), examples, strict=True)
+            for latent, states, pool, example in zip(latents, half(prompt), half(pooled), examples, strict=True)
         ]
 
 

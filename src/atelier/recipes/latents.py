@@ -1,5 +1,6 @@
 """Pictures to latents, as the encoders of all latent recipes need them."""
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,7 +24,18 @@ class LatentEncoder:
 
     def __init__(self, base: Path) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.vae = AutoencoderKL.from_pretrained(base / "vae").eval().requires_grad_(False).to(self.device)
+        self._folder = base / "vae"
+
+    @functools.cached_property
+    def vae(self) -> AutoencoderKL:
+        """The autoencoder; opened when it is first used, which ready-made latents never do."""
+        return AutoencoderKL.from_pretrained(self._folder).eval().requires_grad_(False).to(self.device)
+
+    def shape(self, res: int) -> tuple[int, int, int]:
+        """[C, h, w] of the latent of a square of ``res`` pixels."""
+        config = AutoencoderKL.load_config(self._folder)
+        side = res // 2 ** (len(config["block_out_channels"]) - 1)
+        return config["latent_channels"], side, side
 
     @torch.no_grad()
     def __call__(self, images: np.ndarray) -> Tensor:

@@ -29,11 +29,12 @@ class Layout:
     labels: tuple[int, ...] = ()
 
 
-def digit_layouts(count: int, seed: int) -> list[Layout]:
-    """Random layouts of one to four digits, by the rules of the training canvases but never among them."""
+def digit_layouts(count: int, seed: int, size: int = digits.GRID) -> list[Layout]:
+    """Random layouts of one to four digits on ``size`` pixels, by the rules of the training canvases but never among
+    them."""
     layouts = []
     for number in range(count):
-        placements = digits.layout_random(np.random.default_rng([HELD_OUT, seed, number]))
+        placements = digits.layout_random(np.random.default_rng([HELD_OUT, seed, number]), size=size)
         layouts.append(
             Layout(
                 prompt=digits.caption(placements),

@@ -1,4 +1,7 @@
-"""Recipes by name. A recipe is one module in this folder with ``PROFILES`` and ``Recipe``."""
+"""Recipes by name. A recipe is one module in this folder with ``PROFILES`` and ``Recipe``.
+
+A recipe that trains in stages has the later ones in ``STAGES`` (name → profiles); ``igligen_xl:1024`` names one.
+"""
 
 import importlib
 from typing import Any
@@ -24,15 +27,17 @@ def get(recipe: str, profile: str, overrides: dict[str, Any] | None = None) -> A
     """The recipe at a profile, with fields of its configuration replaced.
 
     Args:
+        recipe: its name, and after a colon the stage; without one it is the first.
         overrides: by field name; fields of ``train`` as a dict under "train".
 
     Raises:
-        ConfigError: an unknown recipe, profile or field, or a value that does not fit.
+        ConfigError: an unknown recipe, stage, profile or field, or a value that does not fit.
     """
     module = _module(recipe)
-    if profile not in module.PROFILES:
-        raise ConfigError(f"recipe {recipe} has no profile {profile!r}", f"use one of {', '.join(module.PROFILES)}")
-    config = module.PROFILES[profile]
+    known = _profiles(module, recipe)
+    if profile not in known:
+        raise ConfigError(f"recipe {recipe} has no profile {profile!r}", f"use one of {', '.join(known)}")
+    config = known[profile]
     values = config.model_dump()
     overrides = dict(overrides or {})
     train = {**values["train"], **overrides.pop("train", {})}
@@ -46,7 +51,23 @@ def get(recipe: str, profile: str, overrides: dict[str, Any] | None = None) -> A
     return module.Recipe(profile, config)
 
 
+def module_of(recipe: str) -> str:
+    """The name of the module that a recipe (or a stage of it) is written in."""
+    return f"atelier.recipes.{recipe.partition(':')[0]}"
+
+
 def _module(recipe: str) -> Any:
-    if recipe not in RECIPES:
-        raise ConfigError(f"there is no recipe {recipe!r}", f"use one of {', '.join(RECIPES)}")
-    return importlib.import_module(f"atelier.recipes.{recipe}")
+    name = recipe.partition(":")[0]
+    if name not in RECIPES:
+        raise ConfigError(f"there is no recipe {name!r}", f"use one of {', '.join(RECIPES)}")
+    return importlib.import_module(module_of(recipe))
+
+
+def _profiles(module: Any, recipe: str) -> dict[str, Any]:
+    """The profiles of a recipe's stage."""
+    name, _, stage = recipe.partition(":")
+    stages: dict[str, dict[str, Any]] = {"": module.PROFILES, **getattr(module, "STAGES", {})}
+    if stage not in stages:
+        later = ", ".join(f"{name}:{known}" for known in stages if known)
+        raise ConfigError(f"recipe {name} has no stage {stage!r}", f"use one of {name}{', ' + later if later else ''}")
+    return stages[stage]

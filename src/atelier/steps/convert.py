@@ -15,6 +15,8 @@ def run(*, training: Manifest, base: Manifest, recipe: str, profile: str, artifa
         DataError: the checkpoint is damaged. ConfigError: its keys do not fit the base.
     """
 
+    from atelier.recipes.registry import module_of
+
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
         from atelier.convert.training_checkpoint import trainable_state
         from atelier.recipes.registry import get
@@ -38,5 +40,5 @@ def run(*, training: Manifest, base: Manifest, recipe: str, profile: str, artifa
         inputs={"training": training, "base": base},
         params={"recipe": recipe, "profile": profile},
         artifacts=artifacts,
-        extra_modules=(f"atelier.recipes.{recipe}",),
+        extra_modules=(module_of(recipe),),
     )

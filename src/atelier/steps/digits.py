@@ -10,22 +10,25 @@ from atelier.storage.manifest import Manifest
 VERSION = 1
 
 
-def run(*, images: int, seed: int, artifacts: str, form: str = "sa1b") -> Manifest:
+def run(*, images: int, seed: int, artifacts: str, form: str = "sa1b", size: int = 64) -> Manifest:
     """A manifest of kind ``<form>-source``: the files of ``data.digits_sa1b`` or ``data.digits_coco``.
 
     Args:
         images: how many canvases.
         seed: seeds layouts and drawing.
         form: see ``data.raw_form``.
+        size: pixels of the canvases' short side; digits are of one size in pixels on all.
 
     Raises:
-        ConfigError: no images, a negative seed, or an unknown form.
+        ConfigError: no images, a negative seed, or a form that is unknown or cannot be drawn.
     """
     check(images=images, seed=seed)
-    chosen = raw_form.form(form)
+    draw = raw_form.form(form).draw
+    if draw is None:
+        raise ConfigError(f"digits cannot be drawn in the form {form}", "draw them as sa1b or coco")
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
-        facts = chosen.draw(ctx.out.path, images, seed)
+        facts = draw(ctx.out.path, images, seed, size)
         return f"{form}-source", {"images": images, **facts, "seed": seed, "source": "UCI handwritten digits"}
 
     return run_step(
@@ -34,7 +37,7 @@ def run(*, images: int, seed: int, artifacts: str, form: str = "sa1b") -> Manife
         module=__name__,
         produce=produce,
         inputs={},
-        params={"images": images, "seed": seed, "form": form},
+        params={"images": images, "seed": seed, "form": form, "size": size},
         artifacts=artifacts,
     )
 

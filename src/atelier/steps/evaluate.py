@@ -18,6 +18,8 @@ def run(*, samples: Manifest, judge: Manifest, recipe: str, profile: str, artifa
         DataError: the samples name no classes, so no judge can read them.
     """
 
+    from atelier.recipes.registry import module_of
+
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
         from atelier.evaluation import judge as judges
         from atelier.evaluation import layout
@@ -59,7 +61,7 @@ def run(*, samples: Manifest, judge: Manifest, recipe: str, profile: str, artifa
         inputs={"samples": samples, "judge": judge},
         params={"recipe": recipe, "profile": profile},
         artifacts=artifacts,
-        extra_modules=(f"atelier.recipes.{recipe}",),
+        extra_modules=(module_of(recipe),),
     )
 
 

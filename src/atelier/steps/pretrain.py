@@ -22,7 +22,7 @@ def run(*, recipe: str, profile: str, seed: int, artifacts: str) -> Manifest:
     Raises:
         ConfigError: the profile is not a twin's.
     """
-    from atelier.recipes.registry import get
+    from atelier.recipes.registry import get, module_of
 
     if profile != "laptop":
         raise ConfigError(f"profile {profile} has a published base, nothing to pretrain", "use PROFILE=laptop")
@@ -59,7 +59,7 @@ def run(*, recipe: str, profile: str, seed: int, artifacts: str) -> Manifest:
         artifacts=artifacts,
         # Reached by name: the recipe, its twin's shape, and the ranks' module.
         extra_modules=(
-            f"atelier.recipes.{recipe}",
+            module_of(recipe),
             f"atelier.recipes.twins.{chosen.twin.removesuffix('_twin')}",
             "atelier.steps.pretrain_worker",
         ),

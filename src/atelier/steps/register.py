@@ -31,6 +31,7 @@ def run(*, model: Manifest, evaluation: Manifest, training: Manifest, name: str,
             "atelier.profile": model.metadata.get("profile", ""),
             "atelier.evaluation": evaluation.digest,
             "atelier.training": training.digest,
+            **{f"atelier.start.{name}": value for name, value in training.metadata.get("start", {}).items()},
         }
         made = register(name, model.uri, ctx.track.run_id(), verdict["metrics"], tags, passed=bool(verdict["passed"]))
         registration = {

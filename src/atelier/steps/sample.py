@@ -30,7 +30,7 @@ def run(
     Raises:
         ConfigError: see ``check``.
     """
-    from atelier.recipes.registry import get
+    from atelier.recipes.registry import get, module_of
 
     check(count=count, steps=steps, guidance=guidance, seed=seed)
     config = get(recipe, profile).config
@@ -54,7 +54,7 @@ def run(
             "seed": seed,
         },
         artifacts=artifacts,
-        extra_modules=(f"atelier.recipes.{recipe}",),
+        extra_modules=(module_of(recipe),),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from atelier.errors import ConfigError
 from atelier.steps.runtime import StepContext, run_step
+from atelier.steps.start import ADAPTER, starting_point
 from atelier.storage.manifest import Manifest
 from atelier.storage.uri import is_local, join
 
@@ -28,6 +29,7 @@ def run(
     processes: int = 0,
     zero_stage: int = -1,
     overrides: str = "",
+    start: str = "",
 ) -> Manifest:
     """A manifest of kind ``training``: ``checkpoint/``, the loss log, gauges, previews and ``train.json``.
 
@@ -35,13 +37,15 @@ def run(
         steps, batch_size, learning_rate, processes: 0 is the recipe's own.
         zero_stage: -1 is the recipe's own.
         overrides: further fields of the training configuration, a JSON object.
+        start: the model whose adapter the training begins with, see ``starting_point``; "": the recipe's own start.
+            Its digest is part of the key and stands, with its version, in the manifest and the MLflow run.
 
     Raises:
-        ConfigError: a setting that does not fit; nothing was started.
+        ConfigError: a setting that does not fit, or a start that does not; nothing was started.
         Preempted: asked to end; the state is saved and the same call goes on from it.
         TrainingError: a rank failed.
     """
-    from atelier.recipes.registry import get
+    from atelier.recipes.registry import get, module_of
 
     changes = train_overrides(
         steps=steps,
@@ -53,6 +57,7 @@ def run(
         overrides=overrides,
     )
     config = get(recipe, profile, {"train": changes}).config.train
+    origin = starting_point(start, base) if start else None
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
         from atelier.training.engine import read_log, read_summary
@@ -60,6 +65,11 @@ def run(
 
         folder = ctx.out.path
         plan = folder / PLAN
+        adapter = None
+        if origin is not None:
+            adapter = str(ctx.inputs["start"].fetch(ADAPTER))
+            ctx.note(start=origin.address)
+            ctx.track.set_tags({f"atelier.start.{name}": value for name, value in origin.lineage().items()})
         plan.write_text(
             json.dumps(
                 {
@@ -68,6 +78,7 @@ def run(
                     "train": changes,
                     "base": str(ctx.inputs["base"].fetch_all()),
                     "shards": shards.to_json(),
+                    "adapter": adapter,
                     "folder": str(folder),
                     # Where the outputs go to S3 the checkpoints do too: another machine can take over.
                     "checkpoints": None if is_local(artifacts) else join(artifacts, "checkpoints", ctx.key),
@@ -95,6 +106,7 @@ def run(
             "parameters": summary["parameters"],
             "quarantined": summary["quarantined"],
             "metrics": {"train_loss": round(summary["metrics"]["loss"], 6)},
+            **({"start": {"adapter": origin.adapter, "model": origin.model.digest}} if origin else {}),
         }
 
     return run_step(
@@ -102,10 +114,15 @@ def run(
         version=VERSION,
         module=__name__,
         produce=produce,
-        inputs={"shards": shards, "base": base},
-        params={"recipe": recipe, "profile": profile, "config": config.outcome()},
+        inputs={"shards": shards, "base": base, **({"start": origin.model} if origin else {})},
+        params={
+            "recipe": recipe,
+            "profile": profile,
+            "config": config.outcome(),
+            **({"start": origin.adapter} if origin else {}),
+        },
         artifacts=artifacts,
-        extra_modules=(f"atelier.recipes.{recipe}", WORKER),
+        extra_modules=(module_of(recipe), WORKER),
     )
 
 

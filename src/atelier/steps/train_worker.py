@@ -30,6 +30,7 @@ def main(plan_path: str) -> int:
             standard_callbacks(recipe.config.train, tracker),
             loader=Loader,
             checkpoints_at=plan["checkpoints"],
+            adapter=Path(plan["adapter"]) if plan["adapter"] else None,
         )
     finally:
         if tracker is not None:

@@ -24,6 +24,7 @@ from atelier.tracking.service import client, shown, tracking_uri
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 _HISTORY = "atelier.promotion."
+_ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 _RESERVED = re.compile(r"latest|v\d+")
 
 
@@ -130,6 +131,34 @@ def version_by_alias(name: str, alias: str, uri: str | None = None) -> str | Non
     uri = uri or tracking_uri()
     with _service_errors(uri):
         return _version_of(client(uri), checked_name(name), checked_alias(alias))
+
+
+def find(address: str, uri: str | None = None) -> Registered | None:
+    """The version that ``models:/name/version`` or ``models:/name@alias`` stands for; None without one.
+
+    Raises:
+        ConfigError: an address of another form. ServiceError: MLflow does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    match = _ADDRESS.fullmatch(address)
+    if match is None:
+        raise ConfigError(f"{address!r} is no address of a model", "write models:/name@alias or models:/name/version")
+    name, uri = checked_name(match["name"]), uri or tracking_uri()
+    with _service_errors(uri):
+        connected = client(uri)
+        version = match["version"] or _version_of(connected, name, checked_alias(match["alias"]))
+        if version is None:
+            return None
+        try:
+            found = connected.get_model_version(name, version)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+    return Registered(
+        name, str(version), found.source, found.tags.get("atelier.digest", ""), tuple(sorted(found.aliases)), False
+    )
 
 
 def history(name: str, uri: str | None = None) -> list[Promotion]:

@@ -45,6 +45,7 @@ from atelier.training.runtime import Ranks, start_ranks
 from atelier.training.saver import Saver, agreed, everyones, find_newest
 from atelier.training.schedule import lr_factor
 from atelier.training.series import Series, open_series
+from atelier.training.warm_start import start_from
 
 SCRATCH, FINAL, SUMMARY = ".checkpoints", "checkpoint", "train.json"
 
@@ -69,6 +70,7 @@ def train(
     *,
     loader: LoaderFactory,
     checkpoints_at: str | None = None,
+    adapter: Path | None = None,
 ) -> TrainResult:
     """Trains an objective, or goes on where an earlier call in the same folder was ended; runs inside each rank.
 
@@ -77,12 +79,14 @@ def train(
         loader: makes this rank's endless iterator of micro-batches.
         checkpoints_at: a path or ``s3://`` prefix for the intermediate checkpoints, which is emptied when the training
             is complete; None: ``.checkpoints/`` in the folder. Several machines need a place that all of them see.
+        adapter: a safetensors file whose weights a fresh training begins with (see ``warm_start``); None: the
+            objective's own start.
 
     Returns:
         ``complete`` with all files in place, or ``preempted`` with a checkpoint of the step that was reached.
 
     Raises:
-        ConfigError: the checkpoint found does not fit this configuration.
+        ConfigError: the checkpoint found does not fit this configuration, or the adapter not the model.
         StorageError: a checkpoint could not be written.
         TrainingError: the loss is no longer a finite number.
     """
@@ -94,7 +98,7 @@ def train(
         )
     folder.mkdir(parents=True, exist_ok=True)
     series = open_series(checkpoints_at or str(folder / SCRATCH), folder / SCRATCH)
-    return _Trainer(objective, dataset, config, folder, callbacks, loader, ranks, series).run()
+    return _Trainer(objective, dataset, config, folder, callbacks, loader, ranks, series, adapter).run()
 
 
 class _Loss(torch.nn.Module):
@@ -131,9 +135,10 @@ class _Trainer:
         loader: LoaderFactory,
         ranks: Ranks,
         series: Series,
+        adapter: Path | None,
     ) -> None:
         self.objective, self.dataset, self.config, self.folder = objective, dataset, config, folder
-        self.callbacks, self.make_loader, self.ranks = list(callbacks), loader, ranks
+        self.callbacks, self.make_loader, self.ranks, self.adapter = list(callbacks), loader, ranks, adapter
         self.batches: Batches | None = None
         self._plain_norm: torch.Tensor | None = None
         self.meter = Meter()
@@ -181,6 +186,8 @@ class _Trainer:
         config = self.config
         torch.manual_seed(config.seed)
         model = self.objective.build()
+        if self.adapter is not None:
+            start_from(self.objective.trainable_state(model), self.adapter)
         groups = self.objective.parameter_groups(model)
         trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         if not trainable:

@@ -46,7 +46,8 @@ class Objective(Protocol):
         ...
 
     def trainable_state(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
-        """The trained part (the adapter) by its exported names."""
+        """The trained part (the adapter) by its exported names: views of the model's own memory, so that a training
+        can begin with another's weights written into them."""
         ...
 
     def gauges(self, model: torch.nn.Module) -> dict[str, float]:
