@@ -22,13 +22,11 @@ class RawUnits(Protocol):
         manifest: what the source holds.
         cache: where remote files are kept, see ``InputFolder``.
         units: names in the order in which they are written. Each one's shards are named after its ``stem``.
-        brings_latents: whether its examples hold latents in the place of images.
     """
 
     manifest: Manifest
     cache: Path | None
     units: list[str]
-    brings_latents: bool
 
     def fetch(self, name: str) -> Callable[[], Examples]:
         """Brings a unit here; what it returns reads the unit's examples, one item at the least.
@@ -44,7 +42,13 @@ class RawUnits(Protocol):
 
 
 class RawSource(RawUnits, Protocol):
-    """Raw data with annotations, ready to be made training samples of."""
+    """Raw data with annotations, ready to be made training samples of.
+
+    Attributes:
+        brings_latents: whether its examples hold latents in the place of images.
+    """
+
+    brings_latents: bool
 
     def select(self, example: RawExample, settings: Settings) -> RawExample:
         """The example with the boxes that are trained on, xyxy in [0, 1] of the crop, and their phrases."""

@@ -38,10 +38,17 @@ class Work(Protocol):
         batch: examples finished at once.
     """
 
-    digest: str
-    source: RawUnits
-    samples_per_shard: int
-    batch: int
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def source(self) -> RawUnits: ...
+
+    @property
+    def samples_per_shard(self) -> int: ...
+
+    @property
+    def batch(self) -> int: ...
 
     def prepare(self, example: RawExample) -> Any:
         """Decodes an example; called from several threads.

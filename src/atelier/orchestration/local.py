@@ -64,8 +64,7 @@ def run(
         with environment(MLFLOW_TRACKING_URI=tracking_uri):
             settled = dag.settle(dag.defaults() | arguments)
         arguments |= settled
-        out.writelines(f"{name}={value}
-" for name, value in settled.items())
+        out.writelines(f"{name}={value}\n" for name, value in settled.items())
     step_checks.check_steps(dag, arguments)
 
     this = ledger.create(

@@ -27,8 +27,8 @@ def run(
     """A manifest of kind ``<form>-source`` (files of drawn digits) or ``source-uris`` (metadata alone).
 
     The form is the one named, else the one of those that the recipe reads that knows what was given: ``tars``,
-    ``captions`` and ``boxes`` (SA-1B), ``latents`` and ``boxes`` (SA-1B encoded already), ``pictures``, ``captions`` and
-    ``boxes`` (COCO), or without boxes (``coco-images``).
+    ``captions`` and ``boxes`` (SA-1B), ``latents`` and ``boxes`` (SA-1B encoded already), ``pictures``, ``captions``
+    and ``boxes`` (COCO), or without boxes (``coco-images``).
 
     Raises:
         ConfigError: see ``check``.
