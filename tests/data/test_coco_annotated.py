@@ -1,7 +1,7 @@
 """Shards of annotations as one more form of COCO's boxes: the same examples as the published form gives."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from atelier.data.coco_folder import COCOFolder
 from atelier.data.coco_source import COCOSource
 from atelier.data.quarantine import Quarantined
 from atelier.data.raw_example import RawExample
+from atelier.data.raw_source import open_source
 from atelier.data.settings import Settings
 from atelier.data.shards import ShardWriter
 from atelier.errors import DataError
@@ -119,6 +120,10 @@ def test_images_alone(tmp_path: Path) -> None:
     assert source.units == ["coco-000000", "coco-000001", "coco-000002"]
     found = [one for unit in source.units for one in source.fetch(unit)()]
     assert [len(one.captions) for one in found if isinstance(one, RawExample)] == [3] * 5
+    images = replace(coco_raw.manifest(folder), kind="coco-images-raw")
+    without = [entry for entry in images.files if entry.path != coco_raw.INSTANCES]
+    with pytest.raises(DataError, match="0 files of boxes"):
+        open_source(replace(images, files=tuple(without)))
     (folder / coco_raw.CAPTIONS).unlink()
     (one, *_) = COCOFolder(coco_raw.manifest(folder)).first(1)
     assert isinstance(one, RawExample)

@@ -66,7 +66,7 @@ def open_source(manifest: Manifest, cache: Path | None = None) -> RawSource:
     Raises:
         DataError: it holds no data of that form.
     """
-    if manifest.kind == "coco-raw":
+    if manifest.kind in ("coco-raw", "coco-images-raw"):  # the latter lacks boxes, and is refused for it
         from atelier.data.coco_source import COCOSource
 
         return COCOSource(manifest, cache)
