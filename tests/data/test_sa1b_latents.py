@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from atelier.data.encoder import Encoder
-from atelier.data.lane import Lane
+from atelier.data.encoding import Encoding
 from atelier.data.preprocess import Settings, preprocess
 from atelier.data.quarantine import Quarantine, Quarantined
 from atelier.data.raw_example import RawExample
@@ -221,8 +221,7 @@ def test_an_empty_file_is_told(folder: Path) -> None:
 
 def test_latents_without_boxes_and_an_encoder_for_images_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ready-made latents"):
-        Lane(published.source(folder), PixelEncoder(), OutputFolder(str(tmp_path / "o"), tmp_path / "w"),
-             Settings(64, 10, 4), lambda images, quarantined: None)  # fmt: skip
+        Encoding(published.source(folder), PixelEncoder(), Settings(64, 10, 4))
     (folder / "boxes" / "sa_000001.npy").unlink()
     with pytest.raises(DataError, match=r"no boxes for latents/sa_000001\.npy"):
         published.source(folder)

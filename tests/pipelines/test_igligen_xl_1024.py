@@ -29,7 +29,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_stage_1_is_one_of_two_branches_and_stage_2_starts_from_either(spec: dict[str, Any]) -> None:
     root = spec["root"]["dag"]["tasks"]
     (branches,) = [name for name, task in root.items() if "branches" in name]
-    start = root["train"]["inputs"]["parameters"]["start"]["taskOutputParameter"]
+    start = root["train-2"]["inputs"]["parameters"]["start"]["taskOutputParameter"]
     assert start["producerTask"] == branches
     inner = spec["components"][root[branches]["componentRef"]["name"]]["dag"]
     selectors = inner["outputs"]["parameters"][start["outputParameterKey"]]["valueFromOneof"]["parameterSelectors"]
