@@ -13,25 +13,10 @@ from torch import Tensor, nn
 
 from atelier.models.gligen import ScaledTokens
 from atelier.sampling.schedule import grounding_scales
+from atelier.sampling.view import View
 
 
-class _View(nn.Module):
-    """Answers for a module that it does not change."""
-
-    inner: Any
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("inner"), name)
-
-
-class RunUNet(_View):
+class RunUNet(View):
     """Counts a run's steps and hands grounding tokens, extra channels and the right precision to the UNet.
 
     Args:
@@ -106,7 +91,7 @@ class RunUNet(_View):
         return tuple(_cast(part, sample.dtype) for part in output) if isinstance(output, tuple) else output
 
 
-class RunVAE(_View):
+class RunVAE(View):
     """Decodes latents of any precision in the VAE's own."""
 
     def decode(self, latents: Tensor, *args: Any, **kwargs: Any) -> Any:

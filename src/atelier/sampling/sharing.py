@@ -13,25 +13,10 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from atelier.models.grounded_unet import blocks
+from atelier.sampling.view import View
 
 
-class _Wrapper(nn.Module):
-    """Stands in a part's place and answers for it."""
-
-    inner: Any
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("inner"), name)
-
-
-class Remembered(_Wrapper):
+class Remembered(View):
     """Keeps its answer for as long as it is asked about the same tensor: a prompt's keys and values, in every step."""
 
     def __init__(self, inner: nn.Module) -> None:
@@ -45,7 +30,7 @@ class Remembered(_Wrapper):
         return self._asked[2]
 
 
-class SharedHalf(_Wrapper):
+class SharedHalf(View):
     """Computes the first half of a batch whose halves are equal, and repeats it.
 
     Args:
