@@ -49,6 +49,8 @@ class RunUNet(View):
         self._beta, self._decay = beta, decay
         self._scales: list[float] = []
         self._step = 0
+        # Asked for once: diffusers walks through all modules for it.
+        self._dtype: torch.dtype = unet.dtype  # type: ignore[assignment]
 
     def _grounding(self, device: torch.device) -> dict[str, Any] | None:
         """The UNet's ``gligen`` argument at this step, or None where the fusers are to be skipped."""
@@ -76,7 +78,7 @@ class RunUNet(View):
         """As ``UNet2DConditionModel.forward``; with ``return_dict=False``, what the loops ask for."""
         grounding = self._grounding(sample.device)
         self._step += 1
-        dtype = self.inner.dtype
+        dtype = self._dtype
         own = {**(cross_attention_kwargs or {})} | ({"gligen": grounding} if grounding else {})
         given = sample if self._extra is None else torch.cat((sample, self._extra.to(sample)), dim=1)
         output = self.inner(
