@@ -29,19 +29,27 @@ class Sample:
 
 
 class Work(Protocol):
-    """A source, and what becomes of its examples. Same examples in same batches must give the same samples.
+    """A source, and what becomes of its examples. Same examples in same batches must give the same samples."""
 
-    Attributes:
-        digest: of everything that decides the samples beside source and settings (the models).
-        source: where the examples come from.
-        samples_per_shard: examples that a shard covers.
-        batch: examples finished at once.
-    """
+    @property
+    def digest(self) -> str:
+        """Of everything that decides the samples beside source and settings (the models)."""
+        ...
 
-    digest: str
-    source: RawUnits
-    samples_per_shard: int
-    batch: int
+    @property
+    def source(self) -> RawUnits:
+        """Where the examples come from."""
+        ...
+
+    @property
+    def samples_per_shard(self) -> int:
+        """Examples that a shard covers."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Examples finished at once."""
+        ...
 
     def prepare(self, example: RawExample) -> Any:
         """Decodes an example; called from several threads.
