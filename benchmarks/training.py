@@ -70,6 +70,7 @@ def _recipe() -> Any:
         "batch_size": BATCH,
         "processes": 1,
         "precision": "fp32",
+        "zero_stage": 0,  # the lowest that fits, as `choose_stage` has it
         "warmup_steps": 0,
         "seed": SEED,
         "log_every": STEPS,

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 LATENT, TEXT_TOKENS, SLOTS = 32, 20, 32
-PHRASES = 16
-"""Boxes of a sample: half of the slots."""
+PHRASES = 31
+"""Boxes of a sample: as many as the published rule leaves of an image with more (facts/gligen.md §3.2)."""
 RESOLUTION = 8 * LATENT
 WIDTHS = (96, 160)
 VOCABULARY = 1000

@@ -146,7 +146,6 @@ def test_killed_in_two_processes_and_made_in_one_are_the_same_bytes(
     assert again.stdout.strip() == whole.digest
 
 
-@pytest.mark.slow
 def test_parts_on_two_machines_are_one_run(raw: Path, tmp_path: Path, models: dict[str, Any]) -> None:
     whole = run(raw, tmp_path / "one" / "out", tmp_path / "one" / "work", 1, models)
     manifest, parts = coco_raw.manifest(raw), []

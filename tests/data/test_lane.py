@@ -164,3 +164,15 @@ def test_channel() -> None:
     threading.Timer(0.05, full.stop).start()
     with pytest.raises(Stopped):
         full.put(2)
+
+
+def test_a_reader_does_not_wait_for_a_stopped_channel() -> None:
+    """The lane's own thread stops a channel between two others; its writer meets ``Stopped`` and says nothing more."""
+    channel = Channel[int](2)
+    reader = threading.Thread(target=list, args=(channel,))
+    reader.start()
+    channel.stop()
+    with pytest.raises(Stopped):
+        channel.put(1)
+    reader.join(5)
+    assert not reader.is_alive()

@@ -29,7 +29,8 @@ class ToyModel(torch.nn.Module):
         self.base = torch.nn.Linear(FEATURES, HIDDEN)
         self.base.requires_grad_(False)
         self.adapter = torch.nn.Sequential(torch.nn.Linear(HIDDEN, HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, 3))
-        self.gate = torch.nn.Parameter(torch.full((3,), 0.3))
+        # Of no dimension, as the gates of GLIGEN are.
+        self.gate = torch.nn.Parameter(torch.full((), 0.3))
         self.dropout = torch.nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -56,7 +56,8 @@ class Channel(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         while True:
             with self._changed:
-                while not self._items and not self._ended:
+                # Stopped by somebody else: its writer may have gone without saying that this is the end.
+                while not self._items and not self._ended and not self._stopped:
                     self._changed.wait()
                 if not self._items:
                     if self._error is not None:

@@ -29,26 +29,27 @@ class Sample:
 
 
 class Work(Protocol):
-    """A source, and what becomes of its examples. Same examples in same batches must give the same samples.
-
-    Attributes:
-        digest: of everything that decides the samples beside source and settings (the models).
-        source: where the examples come from.
-        samples_per_shard: examples that a shard covers.
-        batch: examples finished at once.
-    """
+    """A source, and what becomes of its examples. Same examples in same batches must give the same samples."""
 
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """Of everything that decides the samples beside source and settings (the models)."""
+        ...
 
     @property
-    def source(self) -> RawUnits: ...
+    def source(self) -> RawUnits:
+        """Where the examples come from."""
+        ...
 
     @property
-    def samples_per_shard(self) -> int: ...
+    def samples_per_shard(self) -> int:
+        """Examples that a shard covers."""
+        ...
 
     @property
-    def batch(self) -> int: ...
+    def batch(self) -> int:
+        """Examples finished at once."""
+        ...
 
     def prepare(self, example: RawExample) -> Any:
         """Decodes an example; called from several threads.

@@ -21,7 +21,8 @@ def deepspeed_config(config: TrainConfig, trainable: int, on_gpu: bool) -> dict[
         "train_batch_size": config.batch_size,
         "train_micro_batch_size_per_gpu": config.process_micro_batch,
         "gradient_accumulation_steps": config.accumulation,
-        "gradient_clipping": config.clip_norm or 0.0,
+        # Without ZeRO the engine clips by itself.
+        "gradient_clipping": (config.clip_norm or 0.0) if config.zero_stage else 0.0,
         "zero_optimization": {
             "stage": config.zero_stage,
             "overlap_comm": on_gpu,

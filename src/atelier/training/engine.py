@@ -254,10 +254,17 @@ class _Trainer:
             engine.backward(losses["loss"])
             self.meter.add({name: value.detach() for name, value in losses.items()}, len(keys))
             if config.zero_stage == 0 and micro == config.accumulation - 1:
-                # DeepSpeed tells no norm without ZeRO; the gradients are averaged here and not yet clipped.
-                grads = [p.grad for p in engine.module.parameters() if p.grad is not None]
-                self._plain_norm = torch.nn.utils.get_total_norm(grads)
+                # Without ZeRO DeepSpeed tells no norm, and its own clipping fails on parameters of no dimension (gates).
+                self._plain_norm = self._clip()
             engine.step()
+
+    def _clip(self) -> torch.Tensor:
+        """Clips the averaged gradients by their global norm, which is returned."""
+        open_ones = [p for p in self.engine.module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in open_ones])
+        if self.config.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(open_ones, self.config.clip_norm, norm)
+        return norm
 
     def _log(self) -> None:
         norm = self._plain_norm if self.config.zero_stage == 0 else self.engine.get_global_grad_norm()
