@@ -171,7 +171,7 @@ def test_finished_training_is_not_trained_again(one_rank: Any, tmp_path: Path) -
     assert one_rank(tmp_path, callbacks=[watch], **SHORT).step == 6
     assert not watch.weights
     summary = json.loads((tmp_path / "train.json").read_text())
-    assert summary["parameters"] == {"trainable": 326, "frozen": 144}
+    assert summary["parameters"] == {"trainable": 324, "frozen": 144}
 
 
 def test_checkpoint_of_another_model_is_refused(one_rank: Any, tmp_path: Path) -> None:

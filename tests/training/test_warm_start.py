@@ -83,7 +83,7 @@ def test_every_key_that_does_not_fit_is_listed_and_nothing_is_written(tmp_path: 
 def test_a_damaged_file_and_one_that_is_not_finite_are_named(tmp_path: Path) -> None:
     state = ToyObjective().trainable_state(ToyObjective().build())
     given = {name: value.clone() for name, value in state.items()}
-    given["gate"][1] = torch.nan
+    given["gate"].fill_(torch.nan)
     save_file(given, tmp_path / "nan.safetensors")
     with pytest.raises(DataError, match=r"nan\.safetensors is not finite in 1 broken key: gate"):
         start_from(state, tmp_path / "nan.safetensors")

@@ -29,8 +29,8 @@ def check(project: Path, artifacts: str, tracking_uri: str) -> None:
 
 
 def check_device(profile: str) -> None:
-    """Refuses a profile that wants GPUs where there are none."""
-    if profile != "laptop" and not Path("/dev/nvidia0").exists():
+    """Refuses a profile that wants GPUs where there are none; a pipeline without profiles ("") has none that does."""
+    if profile not in ("laptop", "") and not Path("/dev/nvidia0").exists():
         raise ConfigError(
             f"the profile {profile} trains the published size and there is no GPU here",
             "PROFILE=laptop runs the tiny twin here; the paper's size runs on a cluster",

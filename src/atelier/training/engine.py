@@ -10,8 +10,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +42,7 @@ from atelier.training.retention import Retention
 from atelier.training.run import TrainingRun
 from atelier.training.runtime import Ranks, start_ranks
 from atelier.training.saver import Saver, agreed, everyones, find_newest
+from atelier.training.scalars import scalars_set_aside
 from atelier.training.schedule import lr_factor
 from atelier.training.series import Series, open_series
 from atelier.training.warm_start import start_from
@@ -196,7 +196,7 @@ class _Trainer:
         on_gpu = self.ranks.device.type == "cuda"
         optimizer = build_optimizer(groups, config)
         self._peak_lrs = [group["peak_lr"] for group in optimizer.param_groups]
-        with _scalars_set_aside(model, self.ranks):
+        with scalars_set_aside(model, self.ranks):
             engine, *_ = deepspeed.initialize(
                 model=_Loss(self.objective, model),
                 optimizer=optimizer,
@@ -254,7 +254,7 @@ class _Trainer:
             engine.backward(losses["loss"])
             self.meter.add({name: value.detach() for name, value in losses.items()}, len(keys))
             if config.zero_stage == 0 and micro == config.accumulation - 1:
-                # Without ZeRO DeepSpeed tells no norm, and its own clipping fails on parameters of no dimension (gates).
+                # Without ZeRO DeepSpeed tells no norm, and its clipping fails on parameters of no dimension (gates).
                 self._plain_norm = self._clip()
             engine.step()
 
@@ -393,26 +393,6 @@ class _Trainer:
                 },
             )
             self.saver.series.clear()
-
-
-@contextmanager
-def _scalars_set_aside(model: torch.nn.Module, ranks: Ranks) -> Iterator[None]:
-    """Broadcasts 0-dimensional parameters (a gate's alpha) and has DeepSpeed leave them out of its own broadcast.
-
-    DeepSpeed 0.19.8 broadcasts each parameter as bytes, and a 0-dimensional tensor cannot be viewed so. It skips those
-    that carry the mark of its OptimizedLinear.
-    """
-    scalars = [parameter for parameter in model.parameters() if parameter.dim() == 0]
-    for parameter in scalars:
-        if ranks.world > 1:
-            parameter.data = parameter.data.to(ranks.device)
-            distributed.broadcast(parameter.data, src=0)
-        parameter.ds_optim_param = True  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        for parameter in scalars:
-            del parameter.ds_optim_param  # type: ignore[attr-defined]
 
 
 def address(*numbers: int) -> int:
