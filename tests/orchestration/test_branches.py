@@ -33,7 +33,8 @@ def settle(arguments):
     return {"make": "true" if arguments["make"] == "auto" else arguments["make"]}
 
 @dsl.pipeline(name="branching")
-def pipeline(artifacts: str = "", make: str = "auto", place: str = "", fail: str = "", delay: float = 0.0):
+def pipeline(artifacts: str = "", profile: str = "laptop", make: str = "auto", place: str = "", fail: str = "",
+             delay: float = 0.0):
     first = numbers(count=3, artifacts=artifacts)
     with dsl.If(make == "true", "make"):
         inner = doubled(numbers=first.outputs["out"], fail=fail, text="inner", delay=delay, artifacts=artifacts)
