@@ -41,6 +41,7 @@ UPLOADS = 2  # shards hashed and uploaded at once
 ENDING_S = 10.0  # how long a stage in the middle of a download may take to notice that all is over
 
 _Fetched = tuple[str, Callable[[], Examples]]
+_Encode = Callable[[np.ndarray, list[RawExample]], list[dict[str, np.ndarray]]]
 #: An example with its pixels, or its ready-made latent.
 Decoded = tuple[RawExample, np.ndarray] | Quarantined
 #: Called with the number of examples done and those of them that are of no use, from the writer's thread.
@@ -84,7 +85,8 @@ class Lane:
     ) -> None:
         self._source, self._out = source, out
         self._settings, self._report = settings, report
-        self._encode, self._latent_shape = encoder.encode, tuple[int, ...]()
+        self._encode: _Encode = encoder.encode
+        self._latent_shape: tuple[int, ...] = ()
         if source.brings_latents:
             if not isinstance(encoder, TakesLatents):
                 raise ConfigError(
