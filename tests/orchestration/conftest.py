@@ -118,7 +118,7 @@ class Project:
         self.env = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("ATELIER_", "MLFLOW_"))},
             "ATELIER_PROJECT": str(root),
-            "PYTHONPATH": str(root / "code"),
+            "PYTHONPATH": os.pathsep.join([str(root / "code"), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
 
     def start(self, *words: str, **env: str) -> "subprocess.Popen[str]":
