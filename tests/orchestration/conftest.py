@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+import atelier
+
 STEPS = '''
 """Three small steps over the real runtime."""
 import json, os, time
@@ -118,7 +120,8 @@ class Project:
         self.env = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("ATELIER_", "MLFLOW_"))},
             "ATELIER_PROJECT": str(root),
-            "PYTHONPATH": str(root / "code"),
+            # The package under test, but no other project's ``pipelines``.
+            "PYTHONPATH": os.pathsep.join([str(root / "code"), str(Path(atelier.__file__).parents[1])]),
         }
 
     def start(self, *words: str, **env: str) -> "subprocess.Popen[str]":

@@ -59,13 +59,13 @@ def run(
 
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking.default_uri(project)
     preflight.check_device(profile)
+    step_checks.check_steps(dag, arguments)
     preflight.check(project, str(arguments.get("artifacts", project / ".atelier")), tracking_uri)
     if dag.settle is not None:
         with environment(MLFLOW_TRACKING_URI=tracking_uri):
             settled = dag.settle(dag.defaults() | arguments)
         arguments |= settled
         out.writelines(f"{name}={value}\n" for name, value in settled.items())
-    step_checks.check_steps(dag, arguments)
 
     this = ledger.create(
         project,

@@ -1,7 +1,7 @@
 """Parameters of no dimension (a gate's alpha), on which DeepSpeed 0.19.8 fails.
 
-It broadcasts each parameter as bytes, and such a tensor cannot be viewed so; without ZeRO its gradient clipping fails on
-them too (see ``engine``).
+It broadcasts each parameter as bytes, and such a tensor cannot be viewed so; without ZeRO its gradient clipping fails
+on them too (see ``engine``).
 """
 
 from collections.abc import Iterator
