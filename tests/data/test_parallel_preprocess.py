@@ -145,7 +145,9 @@ def test_a_workers_own_error_is_raised_here(folder: Path, tmp_path: Path) -> Non
 
 
 def test_an_interrupt_ends_every_stage(folder: Path, alone: Manifest, tmp_path: Path) -> None:
-    job = start(folder, tmp_path / "out", 1, delay_s=0.1)
+    job = start(
+        folder, tmp_path / "out", 1, delay_s=0.5
+    )  # long enough that the signal comes in the middle on busy cores too
     while not committed(tmp_path / "out"):
         time.sleep(0.01)
     job.send_signal(signal.SIGINT)
