@@ -8,9 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from atelier.models.grounded_unet import attach
-from atelier.recipes.twins import sdxl
-from atelier.sampling.sharing import Remembered, SharedHalf, for_a_run, overlaid
+from atelier.sampling.sharing import Remembered, for_a_run, overlaid
 from tests.sampling.tiny_sd import make_unet
 
 
@@ -44,19 +42,17 @@ def inputs(rows: int = 2) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def test_the_same_noise_and_half_of_the_work_before_the_text(
-    unet: UNet2DConditionModel, multiplications: Counter[int]
-) -> None:
+def test_the_same_bits_and_the_text_once(unet: UNet2DConditionModel, multiplications: Counter[int]) -> None:
     given = inputs()
     expected = unet(**given).sample
     before = Counter(multiplications)
     multiplications.clear()
-    run = for_a_run(unet, equal_halves=4)
+    run = for_a_run(unet)
     for _ in range(3):
-        torch.testing.assert_close(run(**given).sample, expected, rtol=1e-5, atol=1e-6)
+        assert torch.equal(run(**given).sample, expected)
     block = unet.down_blocks[0].attentions[0].transformer_blocks[0]
     for shared, times in (
-        (block.attn1.to_q, 3 / 2),
+        (block.attn1.to_q, 3),
         (block.attn2.to_k, 1),
         (block.fuser.linear, 1),
         (block.attn2.to_q, 3),
@@ -67,12 +63,12 @@ def test_the_same_noise_and_half_of_the_work_before_the_text(
 
 @torch.no_grad()
 def test_a_new_prompt_is_not_answered_with_the_old_one(unet: UNet2DConditionModel) -> None:
-    run = for_a_run(unet, equal_halves=4)
+    run = for_a_run(unet)
     for seed in (1, 2):
         given = inputs() | {
             "encoder_hidden_states": torch.randn(4, 7, 32, generator=torch.Generator().manual_seed(seed))
         }
-        torch.testing.assert_close(run(**given).sample, unet(**given).sample, rtol=1e-5, atol=1e-6)
+        assert torch.equal(run(**given).sample, unet(**given).sample)
     linear = nn.Linear(3, 3)
     remembered, x = Remembered(linear), torch.ones(2, 3)
     assert remembered(x) is remembered(x)
@@ -81,45 +77,29 @@ def test_a_new_prompt_is_not_answered_with_the_old_one(unet: UNet2DConditionMode
 
 
 @torch.no_grad()
-def test_without_guidance_every_bit_is_the_unets(unet: UNet2DConditionModel) -> None:
-    given = inputs()
-    given["sample"] = torch.randn(4, 4, 16, 16)
-    run = for_a_run(unet, equal_halves=0)
-    assert not any(isinstance(module, SharedHalf) for module in run.modules())
-    assert torch.equal(run(**given).sample, unet(**given).sample)
-
-
-@torch.no_grad()
 def test_a_batch_of_another_size_is_computed_whole(unet: UNet2DConditionModel) -> None:
     """As when a callback ends the guidance amid a run."""
     given = inputs() | {"sample": torch.randn(2, 4, 16, 16), "encoder_hidden_states": torch.randn(2, 7, 32)}
     given["cross_attention_kwargs"] = None
-    assert torch.equal(for_a_run(unet, equal_halves=4)(**given).sample, unet(**given).sample)
+    assert torch.equal(for_a_run(unet)(**given).sample, unet(**given).sample)
 
 
 def test_the_unet_is_left_as_it_was(unet: UNet2DConditionModel) -> None:
     names = [(name, id(module)) for name, module in unet.named_modules()]
-    run = for_a_run(unet, equal_halves=4)
+    run = for_a_run(unet)
     assert [(name, id(module)) for name, module in unet.named_modules()] == names
     assert {id(p) for p in run.parameters()} == {id(p) for p in unet.parameters()}
     assert run.dtype == unet.dtype
     assert run.config == unet.config
 
 
-def test_sdxl_shares_the_text_alone() -> None:
-    """Its time embedding holds the pooled text: the halves differ from the first block on."""
-    run = for_a_run(attach(sdxl.make_unet(16)), equal_halves=4)
-    assert not any(isinstance(module, SharedHalf) for module in run.modules())
-    assert any(isinstance(module, Remembered) for module in run.modules())
-
-
 def test_a_unet_that_somebody_looks_into_is_used_itself(unet: UNet2DConditionModel) -> None:
     hook = unet.mid_block.register_forward_hook(lambda module, given, output: None)
     try:
-        assert for_a_run(unet, equal_halves=4) is unet
+        assert for_a_run(unet) is unet
     finally:
         hook.remove()
-    assert for_a_run(unet, equal_halves=4) is not unet
+    assert for_a_run(unet) is not unet
 
 
 def test_overlaid_parts_answer_for_those_below() -> None:

@@ -82,9 +82,7 @@ class GLIGENMixin:
         if tokens is not None and not all(layout.boxes for layout in layouts):
             rows = torch.tensor([float(bool(layout.boxes)) for layout in layouts]).repeat_interleave(copies)
             grounded = rows.repeat(2 if guided else 1)[:, None, None]
-        # Ungrounded, every bit is the stock pipeline's; halves that are computed once may differ in the last.
-        unet = for_a_run(self.unet, equal_halves=len(tokens) if guided and tokens is not None else 0)
-        vars(run)["unet"] = RunUNet(unet, scheduler, tokens, grounded, beta, decay, extra)
+        vars(run)["unet"] = RunUNet(for_a_run(self.unet), scheduler, tokens, grounded, beta, decay, extra)
         if inpainting is not None:
             inpainting.watch(scheduler)
             run._inpainting = inpainting

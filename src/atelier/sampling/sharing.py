@@ -6,9 +6,7 @@ every other part, is the original's.
 
 import copy
 from collections.abc import Mapping
-from typing import Any
 
-import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
@@ -30,38 +28,14 @@ class Remembered(View):
         return self._asked[2]
 
 
-class SharedHalf(View):
-    """Computes the first half of a batch whose halves are equal, and repeats it.
+def for_a_run(unet: nn.Module) -> nn.Module:
+    """A view of the UNet for one sampling run; its answers are the UNet's to the last bit.
 
-    Args:
-        rows: of the batch. Another number is computed whole: a callback may end the guidance amid a run.
-    """
-
-    def __init__(self, inner: nn.Module, rows: int) -> None:
-        super().__init__(inner)
-        self.rows = rows
-
-    def forward(self, x: Tensor, *others: Any, **named: Any) -> Tensor:
-        """As the part's; other tensors of a row a sample are halved too."""
-        if x.shape[0] != self.rows:
-            whole: Tensor = self.inner(x, *others, **named)
-            return whole
-
-        def half(value: Any) -> Any:
-            batched = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == self.rows
-            return value[: self.rows // 2] if batched else value
-
-        y: Tensor = self.inner(half(x), *map(half, others), **{name: half(value) for name, value in named.items()})
-        return torch.cat((y, y))
-
-
-def for_a_run(unet: nn.Module, equal_halves: int = 0) -> nn.Module:
-    """A view of the UNet for one sampling run.
+    (Under classifier-free guidance SD's layers before the text see the same latents twice. Computing them for one half
+    saves a little and rounds differently, which guidance makes 2e-4 of in a few steps: not done.)
 
     Args:
         unet: left as it is. One that is compiled, hooked (DeepSpeed, offloading) or of another class comes back itself.
-        equal_halves: rows of a batch that is twice the same latents (classifier-free guidance), which only text and
-            grounding tell apart: what comes before the first of these is computed once. 0: of any other.
     """
     if type(unet) is not UNet2DConditionModel or unet._compiled_call_impl is not None or _is_watched(unet):
         return unet
@@ -70,10 +44,7 @@ def for_a_run(unet: nn.Module, equal_halves: int = 0) -> nn.Module:
         for part in ("to_k", "to_v"):
             parts[f"{name}.attn2.{part}"] = getattr(block.attn2, part)
         parts[f"{name}.fuser.linear"] = block.fuser.linear
-    wrapped: dict[str, nn.Module] = {name: Remembered(part) for name, part in parts.items() if type(part) is nn.Linear}
-    if equal_halves:
-        wrapped |= {name: SharedHalf(unet.get_submodule(name), equal_halves) for name in _before_text(unet)}
-    return overlaid(unet, wrapped)
+    return overlaid(unet, {name: Remembered(part) for name, part in parts.items() if type(part) is nn.Linear})
 
 
 def overlaid(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
@@ -87,15 +58,6 @@ def overlaid(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
         children[child] = own[""] if "" in own else overlaid(inner, own)
     made._modules = children
     return made
-
-
-def _before_text(unet: UNet2DConditionModel) -> list[str]:
-    """The parts that see the latents and the time alone, first to last; none where the text is in the time (SDXL)."""
-    first: Any = unet.down_blocks[0]
-    if unet.config["addition_embed_type"] is not None or not getattr(first, "has_cross_attention", False):
-        return []
-    attention = "down_blocks.0.attentions.0"
-    return ["conv_in", "down_blocks.0.resnets.0", f"{attention}.proj_in", f"{attention}.transformer_blocks.0.attn1"]
 
 
 def _is_watched(module: nn.Module) -> bool:
