@@ -8,6 +8,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from atelier.models.grounded_unet import attach
+from atelier.recipes.twins import sdxl
 from atelier.sampling.sharing import Remembered, for_a_run, overlaid
 from tests.sampling.tiny_sd import make_unet
 
@@ -74,6 +76,18 @@ def test_a_new_prompt_is_not_answered_with_the_old_one(unet: UNet2DConditionMode
     assert remembered(x) is remembered(x)
     x += 1  # changed in place: another question
     assert torch.equal(remembered(x), linear(x))
+
+
+@torch.no_grad()
+def test_halves_that_differ_have_the_unets_bits_too(unet: UNet2DConditionModel) -> None:
+    given = inputs()
+    given["sample"] = torch.randn(4, 4, 16, 16)
+    assert torch.equal(for_a_run(unet)(**given).sample, unet(**given).sample)
+
+
+def test_sdxl_shares_its_text_too() -> None:
+    run = for_a_run(attach(sdxl.make_unet(16)))
+    assert any(isinstance(module, Remembered) for module in run.modules())
 
 
 @torch.no_grad()

@@ -1,12 +1,11 @@
 """What a recipe supplies to preprocessing, and how a worker process makes its own copy of it."""
 
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from atelier.data.raw_example import RawExample
-from atelier.data.work import call
+from atelier.data.work import Entry
 
 
 class Encoder(Protocol):
@@ -45,19 +44,10 @@ class TakesLatents(Encoder, Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class EncoderSpec:
-    """How to make an encoder, in words that another process understands.
-
-    Attributes:
-        entry: ``"package.module:function"`` of our own code.
-        arguments: the function's keyword arguments; JSON values.
-    """
-
-    entry: str
-    arguments: dict[str, Any] = field(default_factory=dict)
+class EncoderSpec(Entry):
+    """How to make an encoder, here or in another process."""
 
     def make(self) -> Encoder:
         """Calls the function."""
-        encoder: Encoder = call(self.entry, self.arguments)
+        encoder: Encoder = self.call()
         return encoder

@@ -66,8 +66,8 @@ class Work(Protocol):
 
 
 @dataclass(frozen=True)
-class WorkSpec:
-    """How another process makes the same work.
+class Entry:
+    """A call in words that another process understands.
 
     Attributes:
         entry: ``"package.module:function"`` of our own code.
@@ -77,13 +77,16 @@ class WorkSpec:
     entry: str
     arguments: dict[str, Any] = field(default_factory=dict)
 
+    def call(self) -> Any:
+        """What the function returns."""
+        module, _, name = self.entry.partition(":")
+        return getattr(importlib.import_module(module), name)(**self.arguments)
+
+
+class WorkSpec(Entry):
+    """How another process makes the same work."""
+
     def make(self) -> Work:
         """Calls the function."""
-        work: Work = call(self.entry, self.arguments)
+        work: Work = self.call()
         return work
-
-
-def call(entry: str, arguments: dict[str, Any]) -> Any:
-    """Calls ``"package.module:function"`` with keyword arguments."""
-    module, _, name = entry.partition(":")
-    return getattr(importlib.import_module(module), name)(**arguments)
