@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
 
     compiled = command("compile", _compile, "write every pipeline as Kubeflow YAML to build/pipelines/")
     compiled.add_argument("pipeline", nargs="?", default=os.environ.get("ATELIER_PIPELINE", ""))
+    compiled.add_argument(
+        "--profile",
+        default=os.environ.get("ATELIER_PROFILE", ""),
+        help="of profiles/, or a file's path; default: paper",
+    )
 
     convert = command("convert", _convert, "convert a GLIGEN checkpoint from one form to another (docs/convert.md)")
     convert.add_argument("source", type=Path, help="a checkpoint of any form; which one is found out")
@@ -221,9 +226,11 @@ def _logs(arguments: argparse.Namespace) -> int:
 
 
 def _compile(arguments: argparse.Namespace) -> int:
+    from atelier.orchestration import profile
     from atelier.orchestration.compile import compile_all
 
-    for path in compile_all(_project(), arguments.pipeline or None):
+    project = _project()
+    for path in compile_all(project, profile.load(project, arguments.profile), arguments.pipeline or None):
         print(path)
     return 0
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from atelier.orchestration import catalogue
+from atelier.orchestration import catalogue, profile
 from atelier.orchestration.compile import compile_pipeline
 from atelier.recipes.registry import get
 from atelier.storage.manifest import Manifest
@@ -20,10 +20,9 @@ NAME = "igligen_xl_1024"
 
 
 @pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    compile_pipeline(catalogue.load(PROJECT, NAME), path)
-    document: dict[str, Any] = next(yaml.safe_load_all(path.read_text()))
+def spec() -> dict[str, Any]:
+    compiled = compile_pipeline(catalogue.load(PROJECT, NAME), profile.load(PROJECT, "paper"))
+    document: dict[str, Any] = next(yaml.safe_load_all(compiled.text))
     return document
 
 

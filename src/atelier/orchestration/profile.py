@@ -32,17 +32,24 @@ _SECRET = re.compile(r"(^|_)(SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIALS?|API_?KEY|
 _DIGEST = re.compile(r"^.+@sha256:[0-9a-f]{64}$")
 
 
+def replaced(text: str) -> bool:
+    """Whether Argo (``{{…}}``) or Kubernetes (``$(NAME)``, ``$$``) would make another text of it before a pod has it."""
+    return "{{" in text or "$(" in text or "$$" in text
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Retry(_Part):
-    """How often Kubeflow starts a failed step again. A training's causes have their own budgets: ``training.retries``."""
+    """How often Kubeflow starts a failed step again. A training's causes have budgets of their own."""
 
     count: int = Field(0, ge=0)
     backoff_s: int = Field(30, ge=0, description="before the first retry")
     factor: float = Field(2.0, ge=1, description="each wait is this much longer than the one before")
-    max_s: int = Field(3600, gt=0, description="the longest wait")
+    within_s: int = Field(
+        604800, gt=0, description="no retry later than this after the step's first start (Argo's maxDuration)"
+    )
 
 
 class Toleration(_Part):
@@ -72,7 +79,7 @@ class Security(_Part):
 class StepSettings(_Part):
     """What one step's pod is given."""
 
-    image: str = Field("", description='"": the target image that its component names')
+    image: str = Field("", description="another image than the one that its component names")
     cpu: Quantity | None = Field(None, description="request")
     cpu_limit: Quantity | None = Field(None, description="null: the request, since a namespace's default may be less")
     memory: Quantity | None = Field(None, description="request")
@@ -82,7 +89,7 @@ class StepSettings(_Part):
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
     shm: Quantity | None = Field(None, description="size of /dev/shm, in memory; null: the node's 64 MB")
-    scratch: Quantity | None = Field(None, description="size of /scratch, the one place that a step may write to")
+    scratch: Quantity | None = Field("10Gi", description="size of /scratch, where a step works; null: the image's /tmp")
     env: dict[str, str] = Field(default_factory=dict)
     secret_env: dict[str, SecretKey] = Field(default_factory=dict, description="variable → secret/key")
     secrets_optional: bool = Field(False, description="true: the step starts where a secret is missing too")
@@ -104,7 +111,7 @@ class StepSettings(_Part):
                 raise ValueError(f"{name} is written from the profile's training section")
             if _SECRET.search(name):
                 raise ValueError(f"{name} looks like a secret: name the secret's key under secret_env instead")
-            if "$(" in value or "{{" in value:
+            if replaced(value):
                 raise ValueError(f"{name}: Kubernetes and Argo replace $(…) and {{{{…}}}} in values; leave them out")
         return env
 
@@ -200,6 +207,12 @@ class Profile(_Part):
             record["training"] = training | {"image": images.reference("train")}
         return record
 
+    @model_validator(mode="after")
+    def _literal(self) -> Self:
+        if self.training and replaced(self.training.model_dump_json()):
+            raise ValueError("training: Kubernetes and Argo replace $(…) and {{…}} in values; leave them out")
+        return self
+
     def step(self, component: str) -> StepSettings:
         """What a component's pod is given."""
         return self.steps.get(component, self.defaults)
@@ -211,12 +224,6 @@ class Profile(_Part):
             target: the image that the component itself names.
         """
         return self.step(component).image or self.images.reference(target)
-
-    def training_of(self, image: str = "") -> TrainJobSettings | None:
-        """The training's settings, with another image for its nodes where one is given (the one by digest)."""
-        if self.training is None or not image:
-            return self.training
-        return self.training.model_copy(update={"image": image})
 
     def secrets(self) -> dict[str, set[str]]:
         """The secrets that it names, with their keys: required ones only."""
