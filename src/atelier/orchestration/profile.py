@@ -33,7 +33,7 @@ _DIGEST = re.compile(r"^.+@sha256:[0-9a-f]{64}$")
 
 
 def replaced(text: str) -> bool:
-    """Whether Argo (``{{…}}``) or Kubernetes (``$(NAME)``, ``$$``) would make another text of it before a pod has it."""
+    """Whether Argo (``{{…}}``) or Kubernetes (``$(NAME)``, ``$$``) would change it on its way to a pod."""
     return "{{" in text or "$(" in text or "$$" in text
 
 
