@@ -64,6 +64,27 @@ def validate(given: Mapping[str, str], known: Mapping[str, Parameter]) -> dict[s
     return {name: _cast(value, known[name]) for name, value in given.items()}
 
 
+def check_literal(name: str, value: Any) -> None:
+    """Refuses a value that would be another one by the time a pod on a cluster has it.
+
+    Quotes, newlines and backslashes pass: values travel as JSON. ``$(NAME)`` and ``$$`` do not: they end up among a
+    container's arguments, where Kubernetes replaces them.
+
+    Raises:
+        ConfigError: Kubernetes would replace a part of it.
+    """
+    text = value if isinstance(value, str) else json.dumps(value)
+    for mark in ("$(", "$$"):
+        if mark in text:
+            raise ConfigError(
+                f"the value of {name} holds {mark!r}, which Kubernetes replaces in a container's arguments",
+                "leave that out",
+            )
+    control = next((character for character in text if ord(character) < 32 and character not in "\n\t\r"), None)
+    if control is not None:
+        raise ConfigError(f"the value of {name} holds the control character {control!r}", "leave that out")
+
+
 def _cast(text: str, parameter: Parameter) -> Any:
     name, kind = parameter.name, parameter.type
     if "{{" in text or "\0" in text:

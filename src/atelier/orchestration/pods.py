@@ -17,6 +17,7 @@ SCRATCH, SHM = "/scratch", "/dev/shm"  # noqa: S108 (a mount, not a file that we
 #: Kubeflow labels each pod with its run's id.
 RUN_LABEL = "metadata.labels['pipeline/runid']"
 TRAIN = "train"
+FUNCTION = "--function_to_execute"
 
 _IMAGE = re.compile(r"atelier/python-(\w+)")
 
@@ -66,8 +67,7 @@ def apply(spec: Any, platforms: Any, profile: Profile, references: Mapping[str, 
 def function_of(container: Any) -> str | None:
     """The function that an executor runs, which is its component's name; None for a container of its own."""
     words = list(container.args)
-    flag = "--function_to_execute"
-    return words[words.index(flag) + 1] if flag in words else None
+    return words[words.index(FUNCTION) + 1] if FUNCTION in words else None
 
 
 def tasks(spec: Any) -> Iterator[tuple[str, Any]]:
