@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 
 import atelier
+from atelier.orchestration import submit
+from tests.orchestration import kfp_server
+from tests.orchestration.asking import DIGEST, OWN
 
 STEPS = '''
 """Three small steps over the real runtime."""
@@ -197,3 +200,21 @@ def leftovers() -> Iterator[list[int]]:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[kfp_server.State]:
+    for name in [name for name in os.environ if name.startswith(("KF_", "KUBE", "MLFLOW_", "ATELIER_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(submit, "EVERY_S", 0.02)
+    with kfp_server.serving() as state:
+        yield state
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    path = tmp_path / "own.yaml"
+    pinned = ", ".join(f"{name}: 'r.example/{name}@{DIGEST}'" for name in ("ops", "train", "annotate", "evaluate"))
+    path.write_text(OWN.format(references=pinned))
+    return str(path)

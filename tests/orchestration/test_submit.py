@@ -2,10 +2,8 @@
 
 import io
 import json
-import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +14,7 @@ from atelier.errors import AtelierError, ConfigError, ServiceError
 from atelier.orchestration import cluster, connection, kubeflow, submit
 from atelier.orchestration.submit import Request
 from tests.orchestration import kfp_server
-
-PROJECT = Path(__file__).parents[2]
-DIGEST = "sha256:" + "5e" * 32
-OWN = """
-recipe_profile: paper
-namespace: team
-experiment: nightly
-artifacts: s3://bucket/prefix
-pipeline_root: s3://bucket/kfp
-images:
-  references: {{{references}}}
-"""
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[kfp_server.State]:
-    for name in [name for name in os.environ if name.startswith(("KF_", "KUBE", "MLFLOW_", "ATELIER_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(submit, "EVERY_S", 0.02)
-    with kfp_server.serving() as state:
-        yield state
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> str:
-    path = tmp_path / "own.yaml"
-    pinned = ", ".join(f"{name}: 'r.example/{name}@{DIGEST}'" for name in ("ops", "train", "annotate", "evaluate"))
-    path.write_text(OWN.format(references=pinned))
-    return str(path)
-
-
-def ask(server: kfp_server.State, own: str, **changes: Any) -> Request:
-    given = {"pipeline": "igligen_xl_512", "profile": own, "host": server.url}
-    return Request(**{**given, **changes})
+from tests.orchestration.asking import DIGEST, OWN, PROJECT, ask
 
 
 def submitted(request: Request, **options: Any) -> tuple[int, str]:
@@ -221,7 +185,6 @@ def test_an_image_that_is_no_digest_is_refused(server: kfp_server.State, own: st
         ({"status": 500}, "HTTP 500"),
         ({"page": "<html>log in</html>"}, "a web page, not with the API"),
         ({"drops": 99}, "does not answer"),
-        ({"dies": 99}, "does not answer"),
     ],
     ids=str,
 )
@@ -328,11 +291,15 @@ def test_the_exit_code_tells_how_it_ended(server: kfp_server.State, own: str, st
 def test_interrupted_watching_leaves_the_run(
     server: kfp_server.State, own: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(seconds: float) -> None:
-        raise KeyboardInterrupt
+    real, seen = kubeflow.Kubeflow.get, []
 
-    monkeypatch.setattr(submit.time, "sleep", interrupt)
-    monkeypatch.setattr(kfp_server.time, "sleep", lambda seconds: None)
+    def pressed(self: kubeflow.Kubeflow, run: str) -> Any:
+        seen.append(run)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(self, run)
+
+    monkeypatch.setattr(kubeflow.Kubeflow, "get", pressed)
     code, said = submitted(ask(server, own), wait=True)
     (run,) = server.runs
     assert code == 130

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -267,14 +266,3 @@ def same_recurring(
         and str(record.status or "ENABLED") == "ENABLED"
         and str(record.mode or "ENABLE") == "ENABLE"
     )
-
-
-def error_of(record: Any) -> str:
-    """What a run or task says of its failure, in one line."""
-    message = str((record.error and record.error.message) or "")
-    return " ".join(message.split())[:300]
-
-
-def age(created: datetime | None) -> str:
-    """When a run was made, for a person."""
-    return created.strftime("%Y-%m-%d %H:%M UTC") if created else "unknown"

@@ -172,6 +172,7 @@ class Profile(_Part):
     service_account: Name = "pipeline-runner"
     experiment: str = Field("atelier", min_length=1, max_length=100)
     host: str = Field("", description='Kubeflow Pipelines\' address; "": flag, environment, kubeconfig')
+    cron_timezone: str = Field("UTC", description="the clock of Kubeflow's schedules (CRON_SCHEDULE_TIMEZONE)")
     artifacts: str = Field("", description="URI of all outputs, the default of the pipelines' parameter")
     pipeline_root: str = Field("", description='where Kubeflow keeps its small artifacts; "": the cluster\'s own')
     images: Images = Images()

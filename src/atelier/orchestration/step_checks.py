@@ -12,9 +12,9 @@ from typing import Any
 
 from atelier.errors import AtelierError
 from atelier.orchestration.catalogue import Pipeline
+from atelier.orchestration.pods import FUNCTION
 
 STEPS = "atelier.steps"
-_FUNCTION = "--function_to_execute"
 _LATER = object()
 """Stands for what is not known before the run."""
 
@@ -66,7 +66,7 @@ def _calls(dag: Pipeline, arguments: dict[str, Any]) -> Iterator[tuple[str, str,
         if component.WhichOneof("implementation") != "executor_label":
             continue
         args = list(executors[component.executor_label]["container"]["args"])
-        if _FUNCTION not in args:
+        if FUNCTION not in args:
             continue  # a container of its own, no function of ours
         parameters: dict[str, Any] = {
             key: _typed(MessageToDict(given.default_value), given.parameter_type)
@@ -82,7 +82,7 @@ def _calls(dag: Pipeline, arguments: dict[str, Any]) -> Iterator[tuple[str, str,
                 parameters[key] = _typed(MessageToDict(given.runtime_value.constant), kind)
             else:
                 parameters[key] = _LATER
-        yield name, str(args[args.index(_FUNCTION) + 1]), parameters
+        yield name, str(args[args.index(FUNCTION) + 1]), parameters
 
 
 def _typed(value: Any, kind: int) -> Any:

@@ -110,14 +110,28 @@ def run_step(
         AtelierError: as ``produce`` and the storage raise it. In a process of KFP's the message is printed without
             a traceback and the process ends with the error's exit code.
     """
-    run_dir = _run_dir()
-    record = StepRecord(run_dir, name)
+    with _process(name) as record:
+        return _make_or_find(record, name, version, module, produce, inputs, dict(params), artifacts, extra_modules)
+
+
+@contextlib.contextmanager
+def uncached(name: str) -> Iterator[StepRecord]:
+    """A step that makes nothing to keep: its line in the ledger, its log, and errors as ``run_step`` has them."""
+    with _process(name) as record:
+        yield record
+        record.end("done", peak_rss_mb=_peak_rss_mb())
+
+
+@contextlib.contextmanager
+def _process(name: str) -> Iterator[StepRecord]:
+    """A step's process: its log, its line in the ledger, and what becomes of an error."""
+    record = StepRecord(_run_dir(), name)
     alone = process.is_step_process()
     if alone:
         process.adopt(record.log)
     try:
         with process.environment(ATELIER_STATUS_FILE=str(record.status_file) if record.status_file else None):
-            return _make_or_find(record, name, version, module, produce, inputs, dict(params), artifacts, extra_modules)
+            yield record
     except BaseException as error:
         _report(record, error)
         if not alone:

@@ -5,7 +5,9 @@ from typing import Any
 from atelier.data import raw_form
 from atelier.errors import ConfigError
 from atelier.steps.runtime import StepContext, run_step
+from atelier.storage.digest import sha256_json
 from atelier.storage.manifest import Manifest
+from atelier.storage.state import state
 
 VERSION = 1
 
@@ -52,7 +54,7 @@ def run(
 
         size = get(recipe, profile).config.resolution
         return draw(images=images, seed=seed, artifacts=artifacts, form=chosen, size=size)
-    facts = {"form": chosen, **uris}
+    facts = {"form": chosen, **where(uris)}
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
         return "source-uris", facts
@@ -60,6 +62,16 @@ def run(
     return run_step(
         name="source", version=VERSION, module=__name__, produce=produce, inputs={}, params=facts, artifacts=artifacts
     )
+
+
+def where(uris: dict[str, str]) -> dict[str, str]:
+    """The addresses, and under ``state`` a mark of what lies there now: data that changed are other data.
+
+    Raises:
+        DataError, StorageError, ServiceError: a folder or bucket that cannot be listed.
+    """
+    states = {name: mark for name, uri in sorted(uris.items()) if (mark := state(uri))}
+    return {**uris, **({"state": sha256_json(states)[:16]} if states else {})}
 
 
 def check(

@@ -219,6 +219,19 @@ def sizes(prefix_uri: str, quick: bool = False) -> dict[str, int]:
     return found
 
 
+def versions(prefix_uri: str) -> dict[str, tuple[int, str]]:
+    """The objects directly under a prefix: key relative to it → (bytes, ETag)."""
+    bucket, prefix = split(prefix_uri)
+    prefix = f"{prefix}/" if prefix else ""
+    found: dict[str, tuple[int, str]] = {}
+    with errors(prefix_uri):
+        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+        for page in pages:
+            for item in page.get("Contents", []):
+                found[item["Key"][len(prefix) :]] = (int(item["Size"]), str(item.get("ETag", "")).strip('"'))
+    return found
+
+
 def check_writable(uri: str) -> None:
     """Puts, lists, gets and deletes a small object under ``uri``, with one attempt and short waits each."""
     bucket, prefix = split(uri)
