@@ -20,12 +20,27 @@ export ATELIER_BENCH := $(value BENCH)
 export ATELIER_KILLS := $(value KILLS)
 export ATELIER_TORCH_INDEX := $(value TORCH_INDEX)
 export ATELIER_WHEELS := $(value WHEELS)
+export ATELIER_HOST := $(value HOST)
+export ATELIER_NAMESPACE := $(value NAMESPACE)
+export ATELIER_EXPERIMENT := $(value EXPERIMENT)
+export ATELIER_NAME := $(value NAME)
+export ATELIER_WAIT := $(value WAIT)
+export ATELIER_AGAIN := $(value AGAIN)
+export ATELIER_IMAGE_DIGESTS := $(value IMAGE_DIGESTS)
+export ATELIER_ALLOW_TAGS := $(value ALLOW_TAGS)
+export ATELIER_CRON := $(value CRON)
+export ATELIER_CATCHUP := $(value CATCHUP)
+export ATELIER_CONCURRENCY := $(value CONCURRENCY)
+export ATELIER_ALWAYS := $(value ALWAYS)
+# A shell's own TZ is not meant: only one that was typed.
+export ATELIER_TZ := $(if $(filter command,$(origin TZ)),$(value TZ))
+unexport HOST NAMESPACE EXPERIMENT NAME WAIT AGAIN IMAGE_DIGESTS ALLOW_TAGS CRON CATCHUP CONCURRENCY ALWAYS
 unexport PIPELINE PROFILE SET ARTIFACTS RUN STEP PORT BENCH KILLS TORCH_INDEX WHEELS
 
-.PHONY: help setup run resume list status logs ui doctor compile test slow chaos bench check format clean
+.PHONY: help setup run resume list status logs ui doctor compile submit stop schedule schedules unschedule test slow chaos bench check format clean
 
 help: ## this text
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 run: $(STAMP) ## a whole pipeline here, now [PIPELINE=] [PROFILE=laptop] [SET="k=v …"] [ARTIFACTS=s3://…]
 	@$(BIN)/atelier run
@@ -48,8 +63,23 @@ ui: $(STAMP) ## MLflow's page [PORT=5000]
 doctor: $(STAMP) ## looks at everything that a run needs [ARTIFACTS=]
 	@$(BIN)/atelier doctor
 
-compile: $(STAMP) ## every pipeline to build/pipelines/*.yaml
+compile: $(STAMP) ## every pipeline to build/pipelines/*.yaml [PROFILE=paper]
 	@$(BIN)/atelier compile
+
+submit: $(STAMP) ## a run on Kubeflow [PIPELINE=] [PROFILE=paper|own.yaml] [SET=] [HOST=] [NAMESPACE=] [EXPERIMENT=] [WAIT=1] [AGAIN=1]
+	@$(BIN)/atelier submit
+
+stop: $(STAMP) ## ends a run on Kubeflow RUN= [HOST=]
+	@$(BIN)/atelier stop
+
+schedule: $(STAMP) ## a recurring run on Kubeflow PIPELINE= CRON="0 3 * * 1" [TZ=Europe/Berlin] [CATCHUP=1] [CONCURRENCY=1] [ALWAYS=1]
+	@$(BIN)/atelier schedule
+
+schedules: $(STAMP) ## the recurring runs on Kubeflow [HOST=] [NAMESPACE=]
+	@$(BIN)/atelier schedules
+
+unschedule: $(STAMP) ## removes a pipeline's recurring run PIPELINE=
+	@$(BIN)/atelier unschedule
 
 test: $(STAMP) ## the tests
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow and not cluster and not gpu"

@@ -1,4 +1,4 @@
-"""The command line: ``atelier run``, ``list``, ``status``, ``logs``, ``compile``, ``convert``, ``sample``, ``resume`` …
+"""The command line: ``atelier run``, ``list``, ``status``, ``logs``, ``compile``, ``convert``, ``sample``, ``submit`` …
 
 Every option can also be given as an environment variable (``ATELIER_SET``, ``ATELIER_PROFILE`` …): so the Makefile
 passes on what a person typed without a shell ever reading it. Imports are inside the commands: help is instant.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from atelier.errors import AtelierError, ConfigError
+from atelier.orchestration import submit_command
 
 DEFAULT_PIPELINE = "igligen_xl_512"
 
@@ -55,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter; may be given many times"
     )
+    run.add_argument(
+        "--only-if-new", action="store_true", help="end at once where the champion was trained on these very data"
+    )
 
     command("resume", _resume, "run the newest run's pipeline again with the parameters it had")
     command("list", _list, "the pipelines and their parameters").add_argument("pipeline", nargs="?", default="")
@@ -77,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
         default=os.environ.get("ATELIER_PROFILE", ""),
         help="of profiles/, or a file's path; default: paper",
     )
+
+    submit_command.add_commands(command, DEFAULT_PIPELINE)
 
     convert = command("convert", _convert, "convert a GLIGEN checkpoint from one form to another (docs/convert.md)")
     convert.add_argument("source", type=Path, help="a checkpoint of any form; which one is found out")
@@ -112,7 +118,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from atelier.orchestration import local, params
 
     given = params.parse([*params.split(os.environ.get("ATELIER_SET", "")), *arguments.set])
-    return local.run(_project(), arguments.pipeline, given, arguments.profile, arguments.artifacts)
+    return local.run(
+        _project(), arguments.pipeline, given, arguments.profile, arguments.artifacts, only_if_new=arguments.only_if_new
+    )
 
 
 def _resume(arguments: argparse.Namespace) -> int:

@@ -54,5 +54,17 @@ def test_values_arrive_as_typed(project: Path, value: str) -> None:
 
 def test_help_names_every_target(project: Path) -> None:
     text = make(project)
-    for target in ("run", "resume", "list", "status", "logs", "ui", "compile", "test", "check"):
+    for target in ("run", "resume", "list", "status", "logs", "ui", "compile", "submit", "schedule", "test", "check"):
         assert f"make {target}" in text
+
+
+def test_a_time_zone_counts_only_where_it_was_typed(project: Path) -> None:
+    binary = project / ".venv" / "bin" / "atelier"
+    binary.write_text('#!/bin/sh\nprintf "%s|%s|%s|%s" "$1" "$ATELIER_CRON" "$ATELIER_TZ" "$ATELIER_HOST"\n')
+    assert make(project, "schedule", "CRON=0 3 * * 1", "TZ=Europe/Berlin", TZ="UTC") == (
+        "schedule|0 3 * * 1|Europe/Berlin|"
+    )
+    assert make(project, "schedule", "CRON=$(shell touch pwned) * * * *", TZ="UTC", HOST="https://a.b/$(x)") == (
+        "schedule|$(shell touch pwned) * * * *||https://a.b/$(x)"
+    )
+    assert not (project / "pwned").exists()

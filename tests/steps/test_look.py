@@ -12,7 +12,7 @@ from atelier.steps import look, source
 from atelier.steps.runtime import StepContext, run_step
 from atelier.storage.manifest import Manifest
 from atelier.tracking.registry import register
-from tests.servers import BUCKET, s3_bucket, s3_server  # noqa: F401  fixtures
+from tests.servers import BUCKET
 from tests.tracking.conftest import empty_store, store  # noqa: F401  fixtures
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -89,7 +89,7 @@ def test_local_data(tmp_path: Path) -> None:
     assert verdict(given)[0] == "go"
 
 
-def test_a_bucket_that_changed_is_other_data_for_the_source_too(s3_bucket: str, tmp_path: Path) -> None:  # noqa: F811
+def test_a_bucket_that_changed_is_other_data_for_the_source_too(s3_bucket: str, tmp_path: Path) -> None:
     client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
     prefix = s3_bucket.removeprefix(f"s3://{BUCKET}/")
     for name in ("raw/a.tar", "raw/c.parquet", "raw/b.json"):

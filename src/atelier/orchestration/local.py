@@ -26,6 +26,7 @@ def run(
     profile: str = "",
     artifacts: str = "",
     out: TextIO = sys.stdout,
+    only_if_new: bool = False,
 ) -> int:
     """Runs a pipeline from start to end and prints what happens.
 
@@ -36,6 +37,7 @@ def run(
         profile: the profile, "" for the pipeline's default.
         artifacts: URI of the outputs' folder, "" for ``.atelier/artifacts`` in the project.
         out: where to print.
+        only_if_new: look at the data first and end where the champion was trained on them, as a schedule does.
 
     Returns:
         The exit code: 0 done, 1 a step failed, 130 interrupted.
@@ -66,6 +68,10 @@ def run(
             settled = dag.settle(dag.defaults() | arguments)
         arguments |= settled
         out.writelines(f"{name}={value}\n" for name, value in settled.items())
+    if only_if_new:
+        from atelier.orchestration.scheduled import wrap
+
+        dag = wrap(dag, project)
 
     this = ledger.create(
         project,
