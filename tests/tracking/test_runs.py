@@ -119,3 +119,36 @@ def test_first_use_by_several_processes_at_once(tmp_path: Path) -> None:
         _, shown = process.communicate(timeout=120)
         assert process.returncode == 0, shown
     assert {e.name for e in client(uri).search_experiments()} == {"Default", "e0", "e1"}
+
+
+def test_steps_of_a_cluster_run_share_a_parent_that_nobody_made(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There no command line stands above the steps; they know their run's id alone."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "igligen-xl-512")
+
+    def step(name: str) -> str | None:
+        with child_run(name, tags={"atelier.run_id": "kfp-run-1", "atelier.key": name}) as run:
+            return run.run_id()
+
+    with ThreadPoolExecutor(3) as pool:
+        children = list(pool.map(step, ["base", "judge", "source"]))
+    connected = client(store)
+    experiment = connected.get_experiment_by_name("igligen-xl-512").experiment_id
+    (parent,) = connected.search_runs([experiment], "tags.`atelier.role` = 'pipeline'")
+    assert parent.info.run_name == "kfp-run-1"
+    assert parent.info.status == "FINISHED"
+    for child in children:
+        assert connected.get_run(child).data.tags["mlflow.parentRunId"] == parent.info.run_id
+
+    def fails() -> None:
+        with child_run("train", tags={"atelier.run_id": "kfp-run-1"}):
+            assert connected.get_run(parent.info.run_id).info.status in ("RUNNING", "FINISHED")
+            raise DataError("a tar is truncated")
+
+    with pytest.raises(DataError):
+        fails()
+    assert connected.get_run(parent.info.run_id).info.status == "FAILED"
+    step("train")
+    assert connected.get_run(parent.info.run_id).info.status == "FINISHED"
+    assert parent_run("kfp-run-1", "igligen-xl-512", {}) == parent.info.run_id

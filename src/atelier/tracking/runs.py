@@ -185,14 +185,17 @@ def child_run(
     """A step's run below its pipeline's; ends FINISHED, KILLED (asked to end) or FAILED as the block does.
 
     The parent is ``MLFLOW_RUN_ID``; where that run is not one of ours it is the step's own, made by the backend's
-    plugin, and is used itself. Without one the run has no parent. An earlier run of the same ``atelier.key`` that was
-    killed without a word is ended as KILLED.
+    plugin, and is used itself. Without one (on a cluster, where nobody stands above the steps) it is the run of the
+    tag ``atelier.run_id``, made by whichever step comes first, with the state of the step that ended last. An earlier
+    run of the same ``atelier.key`` that was killed without a word is ended as KILLED.
 
     The block runs whatever the server does.
     """
     uri = uri or tracking_uri()
     run = TrackedRun(uri, Outbox(uri))
-    run._begin(lambda connected: _begin_child(connected, uri, name, {k: str(v) for k, v in (tags or {}).items()}))
+    shared: list[str] = []
+    texts = {tag: str(value) for tag, value in (tags or {}).items()}
+    run._begin(lambda connected: _begin_child(connected, uri, name, texts, shared))
     if params:
         run.log_params(params)
     status = "FAILED"
@@ -206,12 +209,20 @@ def child_run(
         run.set_tags({"atelier.error": error.what})
         raise
     finally:
-        run._send(lambda connected, mlflow_run: connected.set_terminated(mlflow_run, status=status))
+        run._send(
+            lambda connected, mlflow_run: [
+                connected.set_terminated(each, status=status) for each in (mlflow_run, *shared)
+            ]
+        )
         run.close()
 
 
-def _begin_child(connected: Any, uri: str, name: str, tags: dict[str, str]) -> str:
+def _begin_child(connected: Any, uri: str, name: str, tags: dict[str, str], shared: list[str]) -> str:
+    """Makes a step's run. A parent that the steps share is put into ``shared``: they end it."""
     injected = os.environ.get("MLFLOW_RUN_ID")
+    if not injected and tags.get(RUN_ID):
+        injected = _shared_parent(connected, uri, tags[RUN_ID])
+        shared.append(injected)
     if injected:
         parent = connected.get_run(injected)
         if parent.data.tags.get(ROLE) != "pipeline":
@@ -230,6 +241,25 @@ def _begin_child(connected: Any, uri: str, name: str, tags: dict[str, str]) -> s
             connected.set_terminated(left.info.run_id, status="KILLED")
     made = connected.create_run(experiment, run_name=name, tags=tags | {ROLE: "step"})
     return str(made.info.run_id)
+
+
+def _shared_parent(connected: Any, uri: str, run_id: str) -> str:
+    """The pipeline run's MLflow run, found or made, and set to running; steps that begin at once agree on one."""
+    experiment = _experiment(connected, uri, "atelier")
+    wanted = f"tags.`{RUN_ID}` = '{_quoted(run_id)}' and tags.`{ROLE}` = 'pipeline'"
+
+    def oldest() -> str | None:
+        found = connected.search_runs([experiment], wanted)
+        return min(((run.info.start_time, run.info.run_id) for run in found), default=(0, None))[1]
+
+    known = oldest()
+    if known is None:
+        made = connected.create_run(experiment, run_name=run_id, tags={RUN_ID: run_id, ROLE: "pipeline"}).info.run_id
+        known = oldest() or made
+        if known != made:
+            connected.delete_run(made)
+    connected.update_run(known, status="RUNNING")
+    return str(known)
 
 
 def _experiment(connected: Any, uri: str, name: str) -> str:
