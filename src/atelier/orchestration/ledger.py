@@ -123,7 +123,7 @@ def close(run: Run, status: str, error: str = "", mlflow_run_id: str = "") -> di
         )
         output = record.get("output") or {}
         metrics |= output.get("metrics", {})
-        if output:
+        if output.get("uri"):
             artifacts[record["name"]] = output["uri"]
     if run.report.exists():
         artifacts["report.html"] = str(run.report)

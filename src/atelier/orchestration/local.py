@@ -241,6 +241,11 @@ def _fetch_report(this: Run) -> None:
 
 def _ending(this: Run, summary: dict[str, Any]) -> str:
     lines: list[str] = []
+    lines += [
+        f"{record['name']}: {record['output']['metadata']['why']}"
+        for record in this.steps()
+        if (record.get("output") or {}).get("kind") == "verdict"
+    ]
     if summary["status"] == "succeeded":
         cached = sum(step["cached"] for step in summary["steps"])
         lines.append(f"done in {summary['seconds']:.1f} s, {cached} of {len(summary['steps'])} steps cached")

@@ -90,5 +90,5 @@ def component(path: str, **arguments: Any) -> str:
         print(f"look: {verdict}: {why}", flush=True)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(f"**{verdict}**: {why}\n", encoding="utf-8")
-        record.update(output={"kind": "verdict", "uri": "", "metadata": {"verdict": verdict, "why": why}})
+        record.update(output={"kind": "verdict", "metadata": {"verdict": verdict, "why": why}})
     return verdict
