@@ -18,6 +18,13 @@ from tests.faulty_proxy import FaultyProxy
 SIZES = (10,) * 12
 
 
+@pytest.fixture(autouse=True, params=["1", "0"], ids=["by memory", "by disk"])
+def shard_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Shards are read from the memory that they were received in; without it, from the cache's files."""
+    monkeypatch.setenv("ATELIER_SHARD_MEMORY_GB", request.param)
+    return str(request.param)
+
+
 def write(place: str, tmp_path: Path) -> Manifest:
     return small_shards.write(place, tmp_path / "work", SIZES)
 

@@ -1,4 +1,4 @@
-"""Opens the shards of the order's next window in the background, while this window's samples are read."""
+"""Opens the shards of the order's next windows in the background, while this window's samples are read."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class ReadAhead:
-    """Keeps the shards of the present window, and as many of the next as fit, fetched and open.
+    """Keeps the shards of the present window, and as many after them as fit, fetched and open.
+
+    As many ahead as there are present, and never fewer than can be fetched at a time: then no connection waits for
+    readers.
 
     Args:
         dataset: whose shards.
@@ -34,6 +37,7 @@ class ReadAhead:
     ) -> None:
         self._dataset, self._order, self._rank, self._world, self._lag = dataset, order, rank, world, lag
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read-ahead")
+        self._threads = threads
         self._wanted: set[int] = set()
         self._leaving: set[int] = set()
         self._leave_at = self._until = 0
@@ -65,11 +69,12 @@ class ReadAhead:
         present: dict[int, None] = {}
         ahead: dict[int, None] = {}
         used, limit, shards = 0, self._dataset.cache_bytes, len(self._dataset.shard_starts) - 1
+        remote = self._dataset.remote
         until = None
         for first, numbers in self._order.upcoming(position):
             if first > position and until is None:
                 self._until = until = first
-                if used > limit and self._dataset.remote:
+                if used > limit and remote:
                     raise ConfigError(
                         f"the shuffle mixes {len(present)} shards of {used / 1e9:.2f} GB at a time, the cache for "
                         f"fetched shards holds {limit / 1e9:.2f} GB",
@@ -81,7 +86,7 @@ class ReadAhead:
                 size = self._dataset.shard_bytes(number)
                 if first <= position:
                     present[number] = None
-                elif len(ahead) < len(present) and (not self._dataset.remote or used + size <= limit):
+                elif len(ahead) < max(len(present), self._threads) and (not remote or used + size <= limit):
                     ahead[number] = None
                 else:
                     return list(present), list(ahead)

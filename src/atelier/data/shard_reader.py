@@ -23,6 +23,7 @@ from atelier.storage.atomic import NotFound, os_errors
 from atelier.storage.cache import cached_path, default_cache
 from atelier.storage.digest import sha256_file
 from atelier.storage.manifest import FileEntry, Manifest
+from atelier.storage.memory_file import MemoryFile
 from atelier.storage.shard_cache import ShardCache
 
 __all__ = ["OPEN_SHARDS", "Sample", "ShardDataset"]
@@ -30,19 +31,28 @@ __all__ = ["OPEN_SHARDS", "Sample", "ShardDataset"]
 OPEN_SHARDS = 128
 
 
-class _OpenShard:
-    """An open shard: its file descriptor, size and index; ``verified`` says which samples were found good before."""
+class _OpenFile:
+    """A file on disk that is closed when the last reader lets go: another thread may still read it."""
 
-    def __init__(self, path: Path, descriptor: int, index: ShardIndex) -> None:
-        self.path, self.descriptor, self.index = path, descriptor, index
-        stat = os.fstat(descriptor)
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+        stat = os.fstat(self.descriptor)
         self.size = stat.st_size
         self.identity = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        self.verified = np.zeros(len(index), bool)
 
     def __del__(self) -> None:
-        # Closed when the last reader lets go: another thread may still read a shard that left the cache.
-        os.close(self.descriptor)
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+class _OpenShard:
+    """An open shard, on disk or in memory, and its index; ``verified`` says which samples were found good before."""
+
+    def __init__(self, path: Path, content: _OpenFile | MemoryFile, index: ShardIndex) -> None:
+        self.path, self.index, self.size, self.descriptor = path, index, content.size, content.descriptor
+        self.identity = content.identity if isinstance(content, _OpenFile) else (content.number, -1, -1)
+        self.verified = np.zeros(len(index), bool)
+        self._content = content  # held for as long as somebody reads it
 
 
 @dataclass(frozen=True)
@@ -280,10 +290,10 @@ class ShardDataset:
         except ValueError as error:
             return _BrokenShard("damaged index", str(error))
         try:
-            path, descriptor = self._open_file(entry)
+            path, content = self._fetch_to_memory(entry) or self._open_file(entry)
         except (NotFound, DataError) as error:
             return _BrokenShard("missing shard" if isinstance(error, NotFound) else "damaged shard", error.what, index)
-        shard = _OpenShard(path, descriptor, index)
+        shard = _OpenShard(path, content, index)
         with self._lock:
             identity, verified = self._verified.setdefault(number, (shard.identity, shard.verified))
             if identity == shard.identity:
@@ -293,15 +303,20 @@ class ShardDataset:
         return shard
 
     def _read_index(self, entry: FileEntry) -> bytes:
-        path, descriptor = self._open_file(entry, hashed=True)
-        with os_errors(path), open(descriptor, "rb") as file:  # noqa: PTH123  a descriptor, not a path
-            return file.read()
+        path, file = self._open_file(entry, hashed=True)
+        with os_errors(path):
+            return os.pread(file.descriptor, file.size, 0)
 
-    def _open_file(self, entry: FileEntry, hashed: bool = False) -> tuple[Path, int]:
+    def _fetch_to_memory(self, entry: FileEntry) -> tuple[Path, MemoryFile] | None:
+        if self._cache is None or self._made_here(entry) is not None:
+            return None
+        return self._cache.fetch_to_memory(uris.join(self.manifest.uri, entry.path), entry)
+
+    def _open_file(self, entry: FileEntry, hashed: bool = False) -> tuple[Path, _OpenFile]:
         for attempt in range(3):
             path = self._path(entry, hashed)
             try:
-                return path, os.open(path, os.O_RDONLY)
+                return path, _OpenFile(path)
             except FileNotFoundError:
                 # Another process may have made room in the cache just now.
                 if self._cache is None or attempt == 2:
@@ -316,7 +331,10 @@ class ShardDataset:
         if self._cache is None:
             assert self._local is not None
             return self._local / entry.path
-        published = cached_path(self._published, entry)  # what was made on this machine is still in the cache
-        if published.is_file() and published.stat().st_size == entry.bytes:
-            return published
-        return self._cache.fetch(uris.join(self.manifest.uri, entry.path), entry, hashed)
+        made = self._made_here(entry)
+        return made or self._cache.fetch(uris.join(self.manifest.uri, entry.path), entry, hashed)
+
+    def _made_here(self, entry: FileEntry) -> Path | None:
+        """What was made on this machine is still in the cache of outputs."""
+        published = cached_path(self._published, entry)
+        return published if published.is_file() and published.stat().st_size == entry.bytes else None

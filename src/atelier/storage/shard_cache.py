@@ -13,7 +13,8 @@ from atelier.errors import ConfigError
 from atelier.storage.atomic import os_errors
 from atelier.storage.cache import cached_path
 from atelier.storage.manifest import FileEntry
-from atelier.storage.transfer import download, download_sized
+from atelier.storage.memory_file import MemoryFile, shared_pool
+from atelier.storage.transfer import download, download_sized, download_through
 
 LIMIT_VARIABLE = "ATELIER_SHARD_CACHE_GB"
 DEFAULT_LIMIT = 100 * 10**9
@@ -40,6 +41,7 @@ class ShardCache:
             folder.mkdir(parents=True, exist_ok=True)
         self.limit = _default_limit(folder) if limit is None else limit
         self._fetching: dict[Path, int] = {}
+        self._room = 0
         self._lock = threading.Lock()
 
     def fetch(self, uri: str, entry: FileEntry, hashed: bool = True) -> Path:
@@ -54,14 +56,39 @@ class ShardCache:
         path = cached_path(self.folder, entry)
         if self._touch(path, entry.bytes):
             return path
-        with self._lock:
-            self._fetching[path] = entry.bytes
-            incoming = sum(self._fetching.values())
-        try:
-            self._evict(self.limit - incoming)
+        with self._making_room(path, entry.bytes):
             if hashed:
-                return download(uri, path, entry.sha256, progress=False)
+                return download(uri, path, entry.sha256, progress=False, durable=False)
             return download_sized(uri, path, entry.bytes)
+
+    def fetch_to_memory(self, uri: str, entry: FileEntry) -> tuple[Path, MemoryFile] | None:
+        """A local copy, as ``fetch`` with ``hashed=False``, and its content in memory.
+
+        Returns:
+            None where a copy is there already or begun, or there is no memory for it: ``fetch`` is the way then.
+        """
+        path = cached_path(self.folder, entry)
+        if path.exists():
+            return None
+        memory = shared_pool().take(entry.bytes)
+        if memory is None:
+            return None
+        with self._making_room(path, entry.bytes):
+            return (path, memory) if download_through(uri, path, memory) else None
+
+    @contextmanager
+    def _making_room(self, path: Path, size: int) -> Iterator[None]:
+        with self._lock:
+            self._fetching[path] = size
+            incoming = sum(self._fetching.values())
+            self._room -= size
+            look = self._room < 0
+        try:
+            if look:
+                used = self._evict(self.limit - incoming)
+                with self._lock:
+                    self._room = (self.limit - incoming - used) // _sharers()
+            yield
         finally:
             with self._lock:
                 del self._fetching[path]
@@ -81,8 +108,12 @@ class ShardCache:
             return False
         return True
 
-    def _evict(self, allowed: int) -> None:
-        """Deletes the files used longest ago until ``allowed`` bytes are left; one process at a time."""
+    def _evict(self, allowed: int) -> int:
+        """Deletes the files used longest ago until ``allowed`` bytes are left; one process at a time.
+
+        Returns:
+            Bytes that are left.
+        """
         with self._turn():
             found = sorted(self._files())
             used = sum(size for _, size, _ in found)
@@ -92,6 +123,7 @@ class ShardCache:
                 with suppress(FileNotFoundError), os_errors(path):
                     path.unlink()
                 used -= size
+        return used
 
     def _files(self) -> Iterator[tuple[float, int, Path]]:
         """(last use, bytes, path) of what may be deleted: whole files, and parts whose fetching nobody goes on with."""
@@ -112,6 +144,11 @@ class ShardCache:
         with os_errors(path), path.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _sharers() -> int:
+    """How many take from the room that one of them has found: the ranks of this machine, and another training's."""
+    return 2 * int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
 
 
 def _default_limit(folder: Path) -> int:

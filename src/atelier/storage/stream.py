@@ -26,6 +26,14 @@ class Stream:
         """Up to ``count`` bytes; empty at the end."""
         return self.body.read(count)  # type: ignore[no-any-return]
 
+    def read_into(self, view: memoryview) -> int:
+        """Fills the beginning of ``view`` and returns how many bytes came; 0 at the end."""
+        if hasattr(self.body, "readinto"):
+            return self.body.readinto(view)  # type: ignore[no-any-return]
+        found = self.body.read(len(view))
+        view[: len(found)] = found
+        return len(found)
+
     def close(self) -> None:
         """Closes the connection."""
         self.body.close()

@@ -18,10 +18,14 @@ from atelier.storage import http, s3
 from atelier.storage import uri as uris
 from atelier.storage.atomic import fsync_folder, os_errors
 from atelier.storage.digest import sha256_file
+from atelier.storage.direct import write_direct
+from atelier.storage.memory_file import MemoryFile
 from atelier.storage.stream import Stream
 
 CHUNK = 2**20
 ATTEMPTS = 6
+_INTO = 2**18
+"""Bytes at a time into memory: what was received is copied while it is still in the processor's cache."""
 
 
 def split_fragment(url: str) -> tuple[str, dict[str, str]]:
@@ -49,7 +53,13 @@ def file_name(url: str) -> str:
     return name
 
 
-def download(url: str, dest: Path, sha256: str | None = None, progress: bool | Callable[[int], None] = True) -> Path:
+def download(
+    url: str,
+    dest: Path,
+    sha256: str | None = None,
+    progress: bool | Callable[[int], None] = True,
+    durable: bool = True,
+) -> Path:
     """Makes ``dest`` hold the bytes of ``url``.
 
     A broken transfer leaves ``<dest>.part`` and goes on from there, in this call (up to six attempts with
@@ -62,6 +72,7 @@ def download(url: str, dest: Path, sha256: str | None = None, progress: bool | C
         sha256: expected hex digest; where None, the one noted in the URL (``#sha256=…``), else the server's own
             (``hf://``) if it names one.
         progress: report bytes done; or a function that is called with each count of new bytes.
+        durable: flush to disk before it appears; a cache needs not wait for that.
 
     Returns:
         ``dest``.
@@ -94,11 +105,13 @@ def download(url: str, dest: Path, sha256: str | None = None, progress: bool | C
                     "the source changed or is damaged; correct the expected digest or the source",
                 )
         with os_errors(dest):
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
+            if durable:
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())
             part.replace(dest)
             _version_file(part).unlink(missing_ok=True)
-            fsync_folder(dest.parent)
+            if durable:
+                fsync_folder(dest.parent)
     return dest
 
 
@@ -123,12 +136,59 @@ def download_sized(url: str, dest: Path, size: int) -> Path:
             _version_file(part).unlink(missing_ok=True)
             if found != size:
                 part.unlink()
-                raise DataError(
-                    f"{url}: {found:,} bytes, its manifest says {size:,}",
-                    "the source changed or is damaged; make it again",
-                )
+                raise _other_size(url, found, size)
             part.replace(dest)
     return dest
+
+
+def download_through(url: str, dest: Path, memory: MemoryFile) -> bool:
+    """As ``download_sized`` into ``memory``, and from there to ``dest`` past the page cache.
+
+    Returns:
+        False where ``dest`` is there already, or a part of it from which a transfer can go on: ``memory`` holds nothing
+        of use then.
+    """
+    with os_errors(dest):
+        dest.parent.mkdir(parents=True, exist_ok=True)
+    part = dest.with_name(dest.name + ".part")
+    with _turn(dest):
+        if (dest.is_file() and dest.stat().st_size == memory.size) or part.exists():
+            return False
+        _fetch_into(url, memory.view)
+        with os_errors(dest):
+            try:
+                write_direct(part, memory.padded, memory.size)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+            part.replace(dest)
+    return True
+
+
+def _fetch_into(url: str, view: memoryview) -> None:
+    """Fills ``view`` with a file of just that size."""
+    failures, start, version = 0, 0, ""
+    while True:
+        began = start
+        try:
+            with open_stream(url, start) as stream:
+                if start and (stream.start != start or stream.version != version):
+                    start = began = 0
+                    if stream.start:
+                        continue
+                version = stream.version
+                if stream.total not in (None, len(view)):
+                    raise _other_size(url, stream.total or 0, len(view))
+                while start < len(view) and (count := _read_into(stream, view[start : start + _INTO], url)):
+                    start += count
+            if start == len(view):
+                return
+            raise _ended_early(url, start, len(view))
+        except ServiceError:
+            failures = 1 if start > began else failures + 1
+            if failures >= ATTEMPTS:
+                raise
+            _pause(failures)
 
 
 def open_stream(url: str, start: int) -> Stream:
@@ -171,21 +231,46 @@ def _fetch(url: str, part: Path, progress: bool | Callable[[int], None]) -> str:
                             progress(len(chunk))
                     file.truncate()
                 if stream.total is not None and start != stream.total:
-                    raise ServiceError(
-                        f"{url}: the transfer ended after {start:,} of {stream.total:,} bytes",
-                        "run again; it goes on where it stopped",
-                    )
+                    raise _ended_early(url, start, stream.total)
                 return stream.sha256
         except ServiceError:
             failures = 1 if start > began else failures + 1
             if failures >= ATTEMPTS:
                 raise
-            time.sleep(min(0.2 * 2**failures, 10.0))
+            _pause(failures)
+
+
+def _pause(failures: int) -> None:
+    time.sleep(min(0.2 * 2**failures, 10.0))
+
+
+def _ended_early(url: str, found: int, size: int) -> ServiceError:
+    return ServiceError(
+        f"{url}: the transfer ended after {found:,} of {size:,} bytes", "run again; it goes on where it stopped"
+    )
+
+
+def _other_size(url: str, found: int, size: int) -> DataError:
+    return DataError(
+        f"{url}: {found:,} bytes, its manifest says {size:,}", "the source changed or is damaged; make it again"
+    )
 
 
 def _read(stream: Stream, url: str) -> bytes:
-    try:
+    with _connection(url):
         return stream.read(CHUNK)
+
+
+def _read_into(stream: Stream, view: memoryview, url: str) -> int:
+    with _connection(url):
+        return stream.read_into(view)
+
+
+@contextmanager
+def _connection(url: str) -> Iterator[None]:
+    """Turns an error while bytes are being received into ours."""
+    try:
+        yield
     except Exception as error:
         # urllib, http.client, urllib3 and botocore each have their own family for a lost connection; an error
         # of the disk cannot come from here.
