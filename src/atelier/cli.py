@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from atelier.errors import AtelierError, ConfigError
-from atelier.orchestration import submit_command
+from atelier.orchestration import plan_command, submit_command
 
 DEFAULT_PIPELINE = "igligen_xl_512"
 
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of profiles/, or a file's path; default: paper",
     )
 
+    plan_command.add_command(command, DEFAULT_PIPELINE)
     submit_command.add_commands(command, DEFAULT_PIPELINE)
 
     convert = command("convert", _convert, "convert a GLIGEN checkpoint from one form to another (docs/convert.md)")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from atelier.steps import code_digest as subject
+from atelier.steps import code_facts
 
 
 def test_reaches_imports_inside_functions_and_leaves_out_rooms_that_only_move_bytes() -> None:
@@ -35,14 +36,36 @@ def test_comments_docstrings_and_formatting_do_not_count(tmp_path: Path, monkeyp
 
     def digest(source: str) -> str:
         module.write_text(source)
-        subject._digest_of.cache_clear()
-        subject._tree.cache_clear()
         return subject.code_digest("probe_step")
 
     first = digest("def run(x):\n    return x + 1\n")
     assert digest('"""Docs."""\n\ndef run( x ):\n    """Docs."""\n    # why\n    return (x + 1)\n') == first
     assert digest("def run(x):\n    return x + 2\n") != first
     sys.modules.pop("probe_step", None)
+
+
+def test_what_was_parsed_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".atelier").mkdir()
+    monkeypatch.setenv("ATELIER_PROJECT", str(tmp_path))
+    monkeypatch.setattr(code_facts, "_known", None)
+    source = tmp_path / "probe.py"
+    source.write_text("import atelier.errors\n")
+    first = code_facts.facts(source)
+    code_facts.remember()
+    assert (tmp_path / ".atelier" / "code.json").exists()
+
+    monkeypatch.setattr(code_facts, "_known", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(code_facts, "_parse", None)
+        assert code_facts.facts(source) == first, "another process need not parse it"
+    source.write_text("import atelier.errors, os\n")
+    assert code_facts.facts(source) != first
+
+    (tmp_path / ".atelier" / "code.json").write_text("{damaged")
+    monkeypatch.setattr(code_facts, "_known", None)
+    source.write_text("import atelier.errors\n")
+    assert code_facts.facts(source) == first
+    monkeypatch.setattr(code_facts, "_known", None)
 
 
 def test_unknown_module_is_an_error() -> None:

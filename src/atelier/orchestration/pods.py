@@ -86,6 +86,12 @@ def targets(spec: Any) -> set[str]:
     return {match[1] for image in named if (match := _IMAGE.fullmatch(image)) and match[1] in TARGETS}
 
 
+def target_of(image: str) -> str | None:
+    """The image (ops, train, …) that a component names; None for a container of its own."""
+    match = _IMAGE.fullmatch(image)
+    return match[1] if match else None
+
+
 def _container(container: Any, settings: StepSettings, images: Mapping[str, str]) -> None:
     match = _IMAGE.fullmatch(container.image)
     if settings.image:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from atelier.recipes.grounded_recipe import GroundedRecipe
 from atelier.training.config import TrainConfig
+from atelier.training.footprint import Footprint
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -135,6 +136,16 @@ PROFILES = {
 }
 
 
+# A sample: the latent, five captions' 77 × 768 text states, seven phrases' embeddings, its record. 118,287 images, 18 GB.
+_PAPER_FOOTPRINT = Footprint(209_102_240, 859_520_964, 2.5986e12, 1.4125e9, 1.2e12, 637_000, 163_000, 118_287)
+FOOTPRINTS = {
+    "paper": _PAPER_FOOTPRINT,
+    "parity": _PAPER_FOOTPRINT,
+    "laptop": Footprint(1_296_142, 2_799_684, 5.8188e8, 5.350e6, 4.8e7, 14_000, 6_000),
+}
+"""By profile, see ``Footprint``."""
+
+
 @dataclass(frozen=True)
 class Recipe(GroundedRecipe):
     """One size of the recipe; knows no storage, no cluster.
@@ -152,6 +163,11 @@ class Recipe(GroundedRecipe):
     def box_rules(self) -> dict[str, Any]:
         """The fields of ``data.settings.Settings`` that say which boxes are trained on."""
         return {"min_area": self.config.min_area, "max_boxes": self.config.max_boxes}
+
+    @property
+    def footprint(self) -> Footprint:
+        """What a training of this size costs."""
+        return FOOTPRINTS[self.profile]
 
     def encoder(self, base: Path) -> "Encoder":
         """Raw examples to training arrays, with the base's own autoencoder and text encoder."""

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from atelier.recipes.grounded_recipe import GroundedRecipe
 from atelier.training.config import TrainConfig
+from atelier.training.footprint import Footprint
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -151,6 +152,19 @@ STAGES = {
 }
 
 
+_SA1B = 11_185_362
+"""Images; 11 GB a tar of 11,185."""
+
+FOOTPRINTS = {
+    # A sample: the latent, SDXL's 77 × 2048 text states and pooled text, ten phrases' embeddings, its record.
+    ("512", "paper"): Footprint(1_812_438_988, 2_567_463_684, 6.2196e12, 2.845e9, 1.24e12, 393_000, 983_000, _SA1B),
+    ("1024", "paper"): Footprint(1_812_438_988, 2_567_463_684, 2.71644e13, 1.1237e10, 5.0e12, 491_000, 983_000, _SA1B),
+    ("512", "laptop"): Footprint(1_296_142, 2_836_804, 5.8203e8, 5.219e6, 4.8e7, 11_900, 6_000),
+    ("1024", "laptop"): Footprint(1_296_142, 2_836_804, 1.32881e9, 1.1554e7, 1.09e8, 14_500, 6_000),
+}
+"""By stage and profile, see ``Footprint``."""
+
+
 @dataclass(frozen=True)
 class Recipe(GroundedRecipe):
     """One size of the recipe; knows no storage, no cluster.
@@ -168,6 +182,12 @@ class Recipe(GroundedRecipe):
     def box_rules(self) -> dict[str, float | int]:
         """The fields of ``data.settings.Settings`` that say which boxes are trained on."""
         return {"min_confidence": self.config.min_confidence, "max_boxes": self.config.max_boxes}
+
+    @property
+    def footprint(self) -> Footprint:
+        """What a training of this size costs."""
+        second = self.config.resolution == STAGES["1024"][self.profile].resolution
+        return FOOTPRINTS["1024" if second else "512", self.profile]
 
     def encoder(self, base: Path) -> "Encoder":
         """Raw examples to training arrays, with the base's own autoencoder and text encoders."""

@@ -4,12 +4,13 @@ Read from import statements alone, so nothing is executed: from the step's modul
 also those inside functions, transitively. Comments, docstrings and formatting do not count.
 """
 
-import ast
 import functools
 import hashlib
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+
+from atelier.steps.code_facts import facts, remember
 
 PACKAGE = "atelier"
 
@@ -21,7 +22,9 @@ NEUTRAL = (
     "atelier.storage",
     "atelier.tracking",
     "atelier.steps.artifact",
+    "atelier.steps.peek",
     "atelier.steps.code_digest",
+    "atelier.steps.code_facts",
     "atelier.steps.record",
     "atelier.steps.process",
     "atelier.steps.runtime",
@@ -36,7 +39,8 @@ def code_digest(module: str, extra_modules: tuple[str, ...] = ()) -> str:
     """
     digest = hashlib.sha256()
     for name in sorted(reachable((module, *extra_modules), named=extra_modules)):
-        digest.update(f"{name}\0{_digest_of(_source(name))}\n".encode())
+        digest.update(f"{name}\0{facts(_source(name))[0]}\n".encode())
+    remember()
     return digest.hexdigest()
 
 
@@ -64,11 +68,15 @@ def _root() -> Path:
 
 def _find(name: str) -> Path | None:
     """The source file of a module: of ours without importing any parent package; of others by the import system."""
-    parts = name.split(".")
-    if parts[0] != PACKAGE:
-        spec = importlib.util.find_spec(name)
-        return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
-    base = _root().joinpath(*parts[1:])
+    if name.split(".")[0] == PACKAGE:
+        return _find_ours(name)
+    spec = importlib.util.find_spec(name)
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+@functools.cache
+def _find_ours(name: str) -> Path | None:
+    base = _root().joinpath(*name.split(".")[1:])
     for candidate in (base / "__init__.py", base.with_suffix(".py")):
         if candidate.is_file():
             return candidate
@@ -82,27 +90,15 @@ def _source(name: str) -> Path:
     return path
 
 
-@functools.cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_bytes(), filename=str(path))
-
-
 def _imports(path: Path, name: str) -> Iterator[str]:
     """Our modules that the file imports, and the packages they lie in (their ``__init__`` runs as well)."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.Import):
-            found = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                anchor = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*anchor, base] if base else anchor)
-            # "from a.b import c": c is a module of its own, or a name inside a.b.
-            found = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        for target in found:
+    for base, level, names in facts(path)[1]:
+        if level:
+            anchor = package.split(".")[: len(package.split(".")) - level + 1]
+            base = ".".join([*anchor, base] if base else anchor)
+        # "from a.b import c": c is a module of its own, or a name inside a.b.
+        for target in [base, *(f"{base}.{each}" for each in names)]:
             if target.split(".")[0] != PACKAGE:
                 continue
             parts = target.split(".")
@@ -110,14 +106,3 @@ def _imports(path: Path, name: str) -> Iterator[str]:
                 module = ".".join(parts[:end])
                 if _find(module) is not None:
                     yield module
-
-
-@functools.cache
-def _digest_of(path: Path) -> str:
-    tree = ast.parse(path.read_bytes(), filename=str(path))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            match node.body:
-                case [ast.Expr(value=ast.Constant(value=str())), *rest]:
-                    node.body = rest
-    return hashlib.sha256(ast.dump(tree, include_attributes=False).encode()).hexdigest()

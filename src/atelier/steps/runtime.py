@@ -24,6 +24,7 @@ from atelier.errors import AtelierError, ConfigError, Preempted, StorageError
 from atelier.progress import Progress
 from atelier.steps import process
 from atelier.steps.code_digest import code_digest
+from atelier.steps.peek import NotMade, is_peeking
 from atelier.steps.record import StepRecord
 from atelier.storage.digest import sha256_json
 from atelier.storage.folder import InputFolder, OutputFolder, existing
@@ -109,7 +110,10 @@ def run_step(
     Raises:
         AtelierError: as ``produce`` and the storage raise it. In a process of KFP's the message is printed without
             a traceback and the process ends with the error's exit code.
+        NotMade: in a block of ``peeking``, where nothing is made.
     """
+    if is_peeking():
+        return _look(name, version, module, inputs, dict(params), artifacts, extra_modules)
     with _process(name) as record:
         return _make_or_find(record, name, version, module, produce, inputs, dict(params), artifacts, extra_modules)
 
@@ -141,6 +145,37 @@ def _process(name: str) -> Iterator[StepRecord]:
         sys.exit(error.exit_code if isinstance(error, AtelierError) else 1)
 
 
+def _look(
+    name: str,
+    version: int,
+    module: str,
+    inputs: dict[str, Manifest],
+    params: dict[str, Any],
+    artifacts: str,
+    extra_modules: tuple[str, ...],
+) -> Manifest:
+    """The output, where it is there."""
+    digests = {given: manifest.digest for given, manifest in inputs.items()}
+    _, uri = _address(name, version, code_digest(module, extra_modules), params, digests, artifacts)
+    found = existing(uri)
+    if found is None:
+        raise NotMade(uri)
+    return found
+
+
+def _address(
+    name: str, version: int, code: str, params: dict[str, Any], digests: dict[str, str], artifacts: str
+) -> tuple[str, str]:
+    """An output's key and URI."""
+    if not artifacts:
+        raise ConfigError(
+            "the parameter artifacts is empty: there is no place for the outputs",
+            "give a folder or a bucket, e.g. ARTIFACTS=s3://bucket/prefix",
+        )
+    key = sha256_json({"step": name, "version": version, "code": code, "params": params, "inputs": digests})[:24]
+    return key, join(artifacts, name, key)
+
+
 def _make_or_find(
     record: StepRecord,
     name: str,
@@ -152,15 +187,9 @@ def _make_or_find(
     artifacts: str,
     extra_modules: tuple[str, ...],
 ) -> Manifest:
-    if not artifacts:
-        raise ConfigError(
-            "the parameter artifacts is empty: there is no place for the outputs",
-            "give a folder or a bucket, e.g. ARTIFACTS=s3://bucket/prefix",
-        )
     code = code_digest(module, extra_modules)
     digests = {given: manifest.digest for given, manifest in inputs.items()}
-    key = sha256_json({"step": name, "version": version, "code": code, "params": params, "inputs": digests})[:24]
-    uri = join(artifacts, name, key)
+    key, uri = _address(name, version, code, params, digests, artifacts)
     record.update(key=key, uri=uri, params=params, inputs=digests, code=code)
     found = existing(uri)
     if found is None:
