@@ -37,10 +37,10 @@ def look(
         timezone: the schedule's time zone.
         scheduled_at: when the run was due, in UTC.
     """
-    from atelier.steps.look import component
+    from atelier.steps.look import run
 
-    return component(
-        said.path,
+    return run(
+        said=said.path,
         addresses={"tars": tars, "latents": latents, "pictures": pictures, "captions": captions, "boxes": boxes},
         images=images,
         seed=seed,

@@ -50,9 +50,7 @@ def asking(kubectl: Kubectl, monkeypatch: pytest.MonkeyPatch, folder: Path) -> C
             user["user"] = {"token": kubectl.token}
     path = folder / "kubeconfig"
     path.write_text(yaml.safe_dump(config))
-    from kubernetes import config as kubeconfig
-
-    monkeypatch.setattr(kubeconfig.kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+    monkeypatch.setenv("KUBECONFIG", str(path))
     return subject.connect()
 
 
@@ -106,8 +104,6 @@ def test_the_runner_sees_less_and_that_is_said(ready: Kubectl, monkeypatch: pyte
 
 
 def test_no_cluster_is_no_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from kubernetes import config as kubeconfig
-
     nowhere = {
         "apiVersion": "v1", "kind": "Config", "current-context": "c",
         "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
@@ -115,7 +111,7 @@ def test_no_cluster_is_no_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     }  # fmt: skip
     path = tmp_path / "kubeconfig"
     path.write_text(yaml.safe_dump(nowhere))
-    monkeypatch.setattr(kubeconfig.kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+    monkeypatch.setenv("KUBECONFIG", str(path))
     found = subject.check(profiles.load(PROJECT, "paper"), "atelier", COMPONENTS)
     assert not found.bad
     assert any("does not answer" in line for line in found.unseen)

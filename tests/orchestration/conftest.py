@@ -207,6 +207,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[kfp_serv
     for name in [name for name in os.environ if name.startswith(("KF_", "KUBE", "MLFLOW_", "ATELIER_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
     monkeypatch.setattr(submit, "EVERY_S", 0.02)
     with kfp_server.serving() as state:
         yield state

@@ -64,6 +64,11 @@ def test_a_step_has_the_defaults_with_its_own_over_them() -> None:
         ("training: {env: {PET_NNODES: '2'}}", "PET_NNODES"),
         ("training: {env: {A: $(B)}}", "Kubernetes and Argo replace"),
         ("defaults: {tolerations: [{operator: Exists, value: x}]}", "takes no value"),
+        (f"defaults: {{labels: {{a: {'v' * 64}}}}}", "no value of a label"),
+        ("defaults: {labels: {'a b': v}}", "no name of a label"),
+        ("defaults: {node_selector: {UPPER.example/pool: gpu}}", "no name of a label"),
+        (f"defaults: {{annotations: {{{'k' * 64}: v}}}}", "no name of a label"),
+        ("training: {labels: {a: 'b c'}}", "no value of a label"),
         ("recipe_profile: huge", "recipe_profile"),
     ],
 )

@@ -22,18 +22,19 @@ def with_a_model(project: Project) -> None:
     text = text.replace("count: int = 3, delay", 'images: int = 3, seed: int = 0, model_name: str = "probe", delay')
     text = text.replace("numbers(count=count, artifacts", "numbers(count=images, artifacts")
     (project.root / "pipelines" / "model.py").write_text(text)
-    steps = next(project.root.rglob("tiny_steps.py"))
-    steps.write_text(
-        steps.read_text().replace(
-            'run_step(name="numbers", version=1, module=__name__, produce=produce, inputs={},\n'
-            '                    params={"count": count}',
-            'run_step(name="source", version=1, module=__name__, produce=produce, inputs={},\n'
-            '                    params={"images": count, "seed": 0}',
-        )
-    )
-    steps.write_text(steps.read_text().replace('inputs={"numbers": numbers}', 'inputs={"source": numbers}'))
-    steps.write_text(steps.read_text().replace('inputs={"doubled": doubled}', 'inputs={"shards": doubled}'))
-    assert '"images": count' in steps.read_text()
+    steps = project.root / "code" / "tiny_steps.py"
+    text = steps.read_text()
+    for old, new in (
+        ('name="numbers"', 'name="source"'),
+        ('params={"count": count}', 'params={"images": count, "seed": 0}'),
+        ('inputs={"numbers": numbers}', 'inputs={"source": numbers}'),
+        ('ctx.inputs["numbers"]', 'ctx.inputs["source"]'),
+        ('inputs={"doubled": doubled}', 'inputs={"shards": doubled}'),
+        ('ctx.inputs["doubled"]', 'ctx.inputs["shards"]'),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    steps.write_text(text)
 
 
 def champion(project: Project, uri: str) -> None:

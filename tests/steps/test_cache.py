@@ -50,7 +50,7 @@ def made(artifacts: str, calls: list[str]) -> Manifest:
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
 @pytest.mark.parametrize("harm", ["deleted", "cut"])
 def test_a_hit_whose_objects_are_gone_is_a_miss(s3_bucket: str, project: Path, name: str, harm: str) -> None:
-    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    client = boto3.session.Session().client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
     calls: list[str] = []
     first = made(s3_bucket, calls)
     assert made(s3_bucket, calls) == first

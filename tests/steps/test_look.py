@@ -58,7 +58,7 @@ def trained(artifacts: str, **given: Any) -> Manifest:
 
 
 def verdict(addresses: dict[str, str], **changes: Any) -> tuple[str, str]:
-    return look.run(**{"addresses": addresses, "images": 8, "seed": 1, "name": "probe", **changes})
+    return look.verdict(**{"addresses": addresses, "images": 8, "seed": 1, "name": "probe", **changes})
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -90,7 +90,7 @@ def test_local_data(tmp_path: Path) -> None:
 
 
 def test_a_bucket_that_changed_is_other_data_for_the_source_too(s3_bucket: str, tmp_path: Path) -> None:
-    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    client = boto3.session.Session().client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
     prefix = s3_bucket.removeprefix(f"s3://{BUCKET}/")
     for name in ("raw/a.tar", "raw/c.parquet", "raw/b.json"):
         client.put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=name.encode())

@@ -3,8 +3,6 @@
 No secret's value is ever asked for: secrets are read as ``PartialObjectMetadata``, which holds no more than names.
 """
 
-import contextlib
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -12,6 +10,7 @@ from typing import Any
 
 from atelier.errors import ConfigError
 from atelier.orchestration import quantity
+from atelier.orchestration.connection import kubeconfig
 from atelier.orchestration.profile import Profile, StepSettings
 
 TIMEOUT = (4.0, 8.0)
@@ -113,8 +112,10 @@ def connect() -> Callable[..., Any]:
 
     configuration = client.Configuration()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            config.load_config(client_configuration=configuration)
+        if kubeconfig():
+            config.load_kube_config(config_file=kubeconfig(), client_configuration=configuration)
+        else:
+            config.load_incluster_config(client_configuration=configuration)
     except Exception as error:  # plugins of the kubeconfig raise anything
         raise NotSeen(f"no kubeconfig that can be used: {_line(error)}") from None
     configuration.retries = urllib3.Retry(0)

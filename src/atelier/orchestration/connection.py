@@ -65,7 +65,7 @@ def address(host: str = "", profile_host: str = "", token_file: str = "") -> Add
         raise ConfigError(f"HOST={host!r} is no address", "e.g. HOST=https://kubeflow.example.com/pipeline")
     if parts.username or parts.password:
         raise ConfigError("the host holds a user or password", f"give a token in {TOKEN}, or a cookie in {COOKIE}")
-    if not host and not IN_CLUSTER.exists() and not _kubeconfig():
+    if not host and not IN_CLUSTER.exists() and not kubeconfig():
         raise ConfigError(
             "there is no address of Kubeflow Pipelines: no HOST, no kubeconfig",
             f"HOST=https://kubeflow.example.com/pipeline, {ENDPOINT}, or `host:` in the profile",
@@ -80,9 +80,10 @@ def address(host: str = "", profile_host: str = "", token_file: str = "") -> Add
     return Address(host, token, os.environ.get(COOKIE, ""))
 
 
-def _kubeconfig() -> bool:
+def kubeconfig() -> str:
+    """The kubeconfig (or several, as ``KUBECONFIG`` lists them); "" where there is none."""
     named = os.environ.get("KUBECONFIG", "") or str(Path.home() / ".kube" / "config")
-    return any(Path(each).exists() for each in named.split(os.pathsep) if each)
+    return named if any(Path(each).exists() for each in named.split(os.pathsep) if each) else ""
 
 
 @dataclass(frozen=True)

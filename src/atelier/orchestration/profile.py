@@ -29,7 +29,23 @@ SecretKey = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]{0,25
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(r"(^|_)(SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIALS?|API_?KEY|ACCESS_KEY(_ID)?)(_|$)", re.IGNORECASE)
+_LABEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_PREFIX = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _DIGEST = re.compile(r"^.+@sha256:[0-9a-f]{64}$")
+
+
+def check_labels(labels: dict[str, str], values: bool = True) -> None:
+    """Refuses labels (or, without looking at values, annotations) that Kubernetes would refuse once a run has begun.
+
+    Raises:
+        ValueError: too long, or other characters.
+    """
+    for key, value in labels.items():
+        prefix, slash, name = key.rpartition("/")
+        if not _LABEL.fullmatch(name) or (slash and (not _PREFIX.fullmatch(prefix) or len(prefix) > 253)):
+            raise ValueError(f"{key!r} is no name of a label: at most 63 of letters, digits, - _ . after a prefix/")
+        if values and value and not _LABEL.fullmatch(value):
+            raise ValueError(f"{key}: {value!r} is no value of a label: at most 63 of letters, digits, - _ .")
 
 
 def replaced(text: str) -> bool:
@@ -114,6 +130,13 @@ class StepSettings(_Part):
             if replaced(value):
                 raise ValueError(f"{name}: Kubernetes and Argo replace $(…) and {{{{…}}}} in values; leave them out")
         return env
+
+    @model_validator(mode="after")
+    def _fits_kubernetes(self) -> Self:
+        check_labels(self.labels)
+        check_labels(self.node_selector)
+        check_labels(self.annotations, values=False)
+        return self
 
     @model_validator(mode="after")
     def _once(self) -> Self:
@@ -212,6 +235,10 @@ class Profile(_Part):
     def _literal(self) -> Self:
         if self.training and replaced(self.training.model_dump_json()):
             raise ValueError("training: Kubernetes and Argo replace $(…) and {{…}} in values; leave them out")
+        if self.training:
+            check_labels(self.training.labels)
+            check_labels(self.training.node_selector)
+            check_labels(self.training.annotations, values=False)
         return self
 
     def step(self, component: str) -> StepSettings:

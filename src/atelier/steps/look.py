@@ -14,7 +14,7 @@ from atelier.tracking import registry
 GO, STOP = "go", "stop"
 
 
-def run(
+def verdict(
     *,
     addresses: dict[str, str],
     images: int,
@@ -76,19 +76,39 @@ def _due(text: str) -> list[datetime]:
         return [datetime.now(UTC) - timedelta(minutes=minutes) for minutes in range(60)]
 
 
-def component(path: str, **arguments: Any) -> str:
-    """``run`` in a process of its own: ledger, log and page as every step; not cached, since what it looks at changes.
+def run(
+    *,
+    said: str,
+    addresses: dict[str, str],
+    images: int,
+    seed: int,
+    name: str,
+    only_if_new: bool,
+    cron: str,
+    timezone: str,
+    scheduled_at: str,
+) -> str:
+    """``verdict`` as a step: ledger, log and a page; not cached, since what it looks at changes.
 
     Args:
-        path: where the page for a person goes (Markdown).
+        said: the file of the page for a person (Markdown).
 
     Returns:
         ``go`` or ``stop``.
     """
     with uncached("look") as record:
-        verdict, why = run(**arguments)
-        print(f"look: {verdict}: {why}", flush=True)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(f"**{verdict}**: {why}\n", encoding="utf-8")
-        record.update(output={"kind": "verdict", "metadata": {"verdict": verdict, "why": why}})
-    return verdict
+        found, why = verdict(
+            addresses=addresses,
+            images=images,
+            seed=seed,
+            name=name,
+            only_if_new=only_if_new,
+            cron=cron,
+            timezone=timezone,
+            scheduled_at=scheduled_at,
+        )
+        print(f"look: {found}: {why}", flush=True)
+        Path(said).parent.mkdir(parents=True, exist_ok=True)
+        Path(said).write_text(f"**{found}**: {why}\n", encoding="utf-8")
+        record.update(output={"kind": "verdict", "metadata": {"verdict": found, "why": why}})
+    return found
