@@ -1,4 +1,4 @@
-"""How long the command line keeps a person waiting: its help, and compiling every pipeline."""
+"""How long the command line keeps a person waiting: its help, a plan, and compiling every pipeline."""
 
 import os
 import statistics
@@ -25,6 +25,13 @@ def compile_all_s() -> Result:
     return Result("compile_all_s", round(statistics.median(seconds), 3), "s", 5.0, "lower", _spread(seconds))
 
 
+def plan_s() -> Result:
+    """Median seconds of ``atelier plan`` for the profile paper, with a look into a local cache."""
+    words = ("plan", "igligen_xl_512", "--profile", "paper", "--artifacts", ".atelier/artifacts")
+    seconds = [_seconds(*words) for _ in range(ROUNDS)]
+    return Result("plan_s", round(statistics.median(seconds), 3), "s", 2.0, "lower", _spread(seconds))
+
+
 def _seconds(*words: str) -> float:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ATELIER_")}
     began = time.perf_counter()
@@ -42,4 +49,4 @@ def _spread(seconds: list[float]) -> str:
     return f"{min(seconds):.2f} to {max(seconds):.2f} s over {len(seconds)} processes"
 
 
-BENCHES = {"cli_help_s": cli_help_s, "compile_all_s": compile_all_s}
+BENCHES = {"cli_help_s": cli_help_s, "compile_all_s": compile_all_s, "plan_s": plan_s}

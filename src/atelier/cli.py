@@ -133,12 +133,12 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from atelier.orchestration import catalogue
+    from atelier.orchestration import catalogue, walk
 
     project = _project()
     for name in [arguments.pipeline] if arguments.pipeline else catalogue.names(project):
         pipeline = catalogue.load(project, name)
-        print(f"{name}: {pipeline.tasks()} steps. {pipeline.description}")
+        print(f"{name}: {walk.count(pipeline)} steps. {pipeline.description}")
         for parameter in pipeline.parameters.values():
             choices = f" ({' | '.join(parameter.choices)})" if parameter.choices else ""
             default = "" if parameter.default in ("", None) else f" = {parameter.default}"

@@ -343,3 +343,26 @@ def test_a_lack_in_the_cluster_is_told_before_anything_is_uploaded(
     with pytest.raises(ConfigError, match="namespace team is not there"):
         submitted(ask(server, own))
     assert not server.pipelines
+
+
+def test_the_lowest_zero_stage_that_fits_goes_with_the_run(server: kfp_server.State, own: str) -> None:
+    """A profile that names its GPU: what cannot fit is refused before anything is uploaded."""
+    record = yaml.safe_load(Path(own).read_text())
+    training = {
+        "nodes": 1,
+        "processes_per_node": 8,
+        "image": "registry.example.com/atelier/python-train@sha256:" + "1" * 64,
+    }
+    Path(own).write_text(yaml.safe_dump(record | {"recipe_profile": "paper", "gpu": "h200", "training": training}))
+    _, said = submitted(ask(server, own))
+    (run,) = server.runs.values()
+    assert run.runtime_config.parameters["zero_stage"] == 1
+    assert "train: ZeRO 1 needs" in said
+    submitted(ask(server, own, given={"zero_stage": "3"}))
+    assert [each.runtime_config.parameters["zero_stage"] for each in server.runs.values()] == [1, 3]
+
+    Path(own).write_text(yaml.safe_dump(record | {"recipe_profile": "paper", "gpu": "t4", "training": training}))
+    uploads = server.posts("/upload_version")
+    with pytest.raises(ConfigError, match="has no unit for bf16"):
+        submitted(ask(server, own))
+    assert server.posts("/upload_version") == uploads

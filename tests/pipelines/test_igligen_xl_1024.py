@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from atelier.orchestration import catalogue, profile
+from atelier.orchestration import catalogue, profile, walk
 from atelier.orchestration.compile import compile_pipeline
 from atelier.recipes.registry import get
 from atelier.storage.manifest import Manifest
@@ -54,9 +54,14 @@ def test_the_steps_of_a_run_are_counted_by_branch() -> None:
     pipeline = catalogue.load(PROJECT, NAME)
     second = len(("base", "judge", "source", "download", "preprocess", "train", "convert", "sample", "evaluate",
                   "register", "report"))  # fmt: skip
-    assert pipeline.tasks({"train_stage1": "true"}) == second + 8
-    assert pipeline.tasks({"train_stage1": "false"}) == second + 1
-    assert pipeline.tasks() == second + 9
+    assert walk.count(pipeline, {"train_stage1": "true"}) == second + 8
+    assert walk.count(pipeline, {"train_stage1": "false"}) == second + 1
+    assert (
+        walk.count(
+            pipeline,
+        )
+        == second + 9
+    )
 
 
 def test_parameters_are_described_and_those_of_the_first_stage_mean_the_same() -> None:

@@ -1,8 +1,9 @@
-"""Which of a run's outputs are there already, asked of the steps themselves: each looks under the key that it would have."""
+"""Which of a run's outputs are there already: each step is asked to look under the key that its output would have."""
 
 import importlib
 import inspect
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,11 @@ def look(dag: Pipeline, arguments: dict[str, Any]) -> tuple[dict[str, Found], st
         if note:
             return {}, note
     found: dict[str, Found] = {}
+    functions = _functions(dag)
     with tempfile.TemporaryDirectory(prefix="atelier-plan-") as folder:
         made: dict[Output, Path] = {}
         for number, call in enumerate(calls(dag, arguments)):
-            found[call.task] = _ask(call, made, Path(folder) / str(number))
+            found[call.task] = _ask(call, functions, made, Path(folder) / str(number))
     return found, ""
 
 
@@ -71,7 +73,14 @@ def _reachable(place: str) -> str:
     return ""
 
 
-def _ask(call: Call, made: dict[Output, Path], folder: Path) -> Found:
+def _functions(dag: Pipeline) -> dict[str, Callable[..., object]]:
+    """The functions of the components that a pipeline's file knows."""
+    known = vars(importlib.import_module(f"pipelines.{dag.name}")).values()
+    found = [each.python_func for each in known if inspect.isfunction(getattr(each, "python_func", None))]
+    return {function.__name__: function for function in found}
+
+
+def _ask(call: Call, functions: dict[str, Callable[..., object]], made: dict[Output, Path], folder: Path) -> Found:
     from atelier.steps.peek import NotMade, peeking
 
     missing = sorted({output.task for output in call.artifacts.values() if output and output not in made})
@@ -80,10 +89,10 @@ def _ask(call: Call, made: dict[Output, Path], folder: Path) -> Found:
     later = [name for name, value in call.parameters.items() if value is LATER]
     if later or None in call.artifacts.values():
         return Found(None, f"depends on {', '.join(later) or 'a branch'}")
-    if not call.function:
-        return Found(None, "not a step of ours")
     folder.mkdir(parents=True)
-    function = getattr(importlib.import_module(f"components.{call.function}"), call.function).python_func
+    function = functions.get(call.function)
+    if function is None:
+        return Found(None, "not a step of ours")
     inputs = {name: _Artifact(made[output]) for name, output in call.artifacts.items() if output is not None}
     outputs = {name: _Artifact(folder / name) for name in call.outputs}
     wanted = inspect.signature(function).parameters

@@ -4,7 +4,6 @@ import contextlib
 import difflib
 import importlib
 import io
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,39 +68,6 @@ class Pipeline:
     def defaults(self) -> dict[str, Any]:
         """Every parameter's default."""
         return {name: parameter.default for name, parameter in self.parameters.items()}
-
-    def tasks(self, arguments: dict[str, Any] | None = None) -> int:
-        """How many steps a run has.
-
-        Args:
-            arguments: decide which branches are taken (a comparison of a parameter with a text; any other condition
-                is taken to hold); None counts every branch.
-        """
-        spec = self.graph.pipeline_spec
-        given = None if arguments is None else self.defaults() | arguments
-
-        def count(dag: Any) -> int:
-            total = 0
-            for task in dag.tasks.values():
-                if given is not None and not _holds(task.trigger_policy.condition, given):
-                    continue
-                component = spec.components[task.component_ref.name]
-                total += count(component.dag) if component.WhichOneof("implementation") == "dag" else 1
-            return total
-
-        return count(spec.root.dag)
-
-
-_CONDITION = re.compile(r"inputs\.parameter_values\['pipelinechannel--(?P<name>\w+)'\] == '(?P<value>[^']*)'")
-
-
-def _holds(condition: str, arguments: dict[str, Any]) -> bool:
-    """Whether a task of this trigger runs."""
-    negated = condition.startswith("!(") and condition.endswith(")")
-    match = _CONDITION.fullmatch(condition[2:-1] if negated else condition)
-    if match is None or match["name"] not in arguments:
-        return True
-    return (str(arguments[match["name"]]) == match["value"]) != negated
 
 
 _TYPES = {

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from atelier.errors import AtelierError, ConfigError
-from atelier.orchestration import catalogue, follower, ledger, params, preflight, step_checks
+from atelier.orchestration import catalogue, follower, ledger, params, preflight, step_checks, walk
 from atelier.orchestration.ledger import Run
 from atelier.steps.process import environment, kill_children
 from atelier.storage.uri import is_local, local_path
@@ -99,7 +99,7 @@ def run(
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
     }
     status, error, parent = "failed", "", ""
-    shown = follower.Follower(this, dag.tasks(arguments), out)
+    shown = follower.Follower(this, walk.count(dag, arguments), out)
     stop = _Stop(this, shown)
     try:
         with environment(**variables), stop.installed():

@@ -134,7 +134,7 @@ def make(
     pipeline: str,
     given: Mapping[str, str],
     profile: Profile,
-    options: Options = Options(),  # noqa: B008 (frozen)
+    options: Options = Options(),
     artifacts: str = "",
     look_at_cache: bool = True,
 ) -> Plan:

@@ -12,7 +12,7 @@ def lines(plan: Plan) -> Iterator[str]:
     for name, value in plan.arguments.items():
         yield f"  {name}={value}"
     yield ""
-    rows = [("STEP", "IMAGE", "CPU", "MEMORY", "GPUS", "OUTPUT")]
+    rows: list[tuple[str, ...]] = [("STEP", "IMAGE", "CPU", "MEMORY", "GPUS", "OUTPUT")]
     rows += [_step(each) for each in plan.steps]
     yield from table(rows)
     if plan.cache_note:
@@ -102,7 +102,7 @@ def _training(each: TrainingPlan) -> Iterator[str]:
         f"{config.accumulation} a step, {config.precision}"
     )
     stage = "none" if each.stage is None else str(each.asked if each.asked is not None else each.stage)
-    yield f"  ZeRO {stage}: {each.reason}"
+    yield f"  {each.reason}" if each.reason.startswith(f"ZeRO {stage} ") else f"  ZeRO {stage}: {each.reason}"
     yield (
         f"  {each.footprint.trainable:,} parameters are trained, {each.footprint.frozen:,} are frozen; "
         f"{each.footprint.training_flops / 1e12:.3g} TFLOP a sample"

@@ -18,6 +18,7 @@ from atelier.orchestration import (
     connection,
     image_digests,
     params,
+    plan,
     pods,
     step_checks,
 )
@@ -103,6 +104,10 @@ def prepare(project: Path, request: Request, dag: Pipeline | None = None) -> Pre
         _check_artifacts(str(effective["artifacts"]), profile)
     step_checks.check_steps(plain, _on_cluster(plain, profile, effective), here=False)
     settled, notes = _settled(plain, effective)
+    stages, reasons = _planned(project, request.pipeline, given | {k: str(v) for k, v in settled.items()}, profile)
+    if effective.get("zero_stage") == -1 and stages is not None:
+        settled |= {"zero_stage": stages}
+        notes += reasons
     namespace = request.namespace or profile.namespace
     if not _NAMESPACE.fullmatch(namespace):
         raise ConfigError(f"{namespace!r} is no Kubernetes namespace", "at most 63 of a-z, 0-9 and -")
@@ -149,6 +154,21 @@ def _settled(dag: Pipeline, effective: dict[str, Any]) -> tuple[dict[str, Any], 
     with environment(MLFLOW_TRACKING_URI=uri):
         settled = dag.settle(effective)
     return settled, tuple(f"{name}={value}" for name, value in settled.items())
+
+
+def _planned(
+    project: Path, pipeline: str, given: dict[str, str], profile: Profile
+) -> tuple[int | None, tuple[str, ...]]:
+    """(the lowest ZeRO stage that fits the profile's GPUs, why), None where the profile names no GPU.
+
+    Raises:
+        ConfigError: a training does not fit.
+    """
+    if not profile.gpu:
+        return None, ()
+    planned = plan.make(project, pipeline, given, profile, look_at_cache=False)
+    planned.refuse()
+    return plan.zero_stages(planned), tuple(f"{each.task}: {each.reason}" for each in planned.trainings)
 
 
 def upload(prepared: Prepared, out: TextIO = sys.stdout) -> Uploaded:

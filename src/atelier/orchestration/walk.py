@@ -1,7 +1,7 @@
 """A compiled pipeline's steps in the order in which they run, with what is known of their inputs before any runs."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,17 @@ def calls(dag: Pipeline, arguments: Mapping[str, Any]) -> Iterator[Call]:
     yield from walker.dag(spec.root.dag, "", values, {}, certain=True)
 
 
+def count(dag: Pipeline, arguments: Mapping[str, Any] | None = None) -> int:
+    """How many steps a run has at most.
+
+    Args:
+        arguments: as for ``calls``; None counts every branch.
+    """
+    if arguments is None:
+        arguments = dict.fromkeys(dag.parameters, LATER)
+    return sum(1 for _ in calls(dag, arguments))
+
+
 class _Walker:
     def __init__(self, spec: Any) -> None:
         self.spec = spec
@@ -65,7 +76,7 @@ class _Walker:
 
     def dag(
         self, dag: Any, prefix: str, values: dict[str, Any], artifacts: dict[str, Output | None], certain: bool
-    ) -> Iterator[Call]:
+    ) -> Generator[Call, None, dict[str, Output | None]]:
         """The steps of one DAG; returns (as the generator's value) its output artifacts."""
         made: dict[tuple[str, str], Output | None] = {}
         for name in _in_order(dag.tasks):
@@ -90,10 +101,10 @@ class _Walker:
                 outputs = yield from self.dag(component.dag, f"{prefix}{name}/", parameters, inputs, sure)
                 made |= {(name, key): output for key, output in outputs.items()}
                 continue
-            outputs = tuple(component.output_definitions.artifacts)
-            made |= {(name, key): Output(prefix + name, key) for key in outputs}
+            named = tuple(component.output_definitions.artifacts)
+            made |= {(name, key): Output(prefix + name, key) for key in named}
             image, function = self.executors[component.executor_label]
-            yield Call(prefix + name, task.component_ref.name, image, function, parameters, inputs, sure, outputs)
+            yield Call(prefix + name, task.component_ref.name, image, function, parameters, inputs, sure, named)
         return {key: _selected(selector, made) for key, selector in dag.outputs.artifacts.items()}
 
 

@@ -136,7 +136,8 @@ PROFILES = {
 }
 
 
-# A sample: the latent, five captions' 77 × 768 text states, seven phrases' embeddings, its record. 118,287 images, 18 GB.
+# A sample: the latent, five captions' 77 × 768 text states, seven phrases' embeddings, its record. The 118,287 images
+# are 18 GB.
 _PAPER_FOOTPRINT = Footprint(209_102_240, 859_520_964, 2.5986e12, 1.4125e9, 1.2e12, 637_000, 163_000, 118_287)
 FOOTPRINTS = {
     "paper": _PAPER_FOOTPRINT,

@@ -1,7 +1,7 @@
 """What a source file imports and the digest of its code, remembered between processes: parsing takes most of a second.
 
-A file is parsed again when its time of change or its size is another one. What was remembered by another version of this
-module counts for nothing.
+A file is parsed again when its time of change or its size is another one. What was remembered by another version of
+this module counts for nothing.
 """
 
 import ast

@@ -150,7 +150,9 @@ def _ways_out(work: Workload, fitting: Callable[[Workload], Stage | None]) -> It
             yield f"{world} GPUs (ZeRO {stage})"
             break
         world *= 2
-    for micro_batch in range(work.micro_batch - 1, 0, -1):
+    for micro_batch in range(work.micro_batch // 2, 0, -1):
+        if work.micro_batch % micro_batch:
+            continue  # a process's share of a step is a whole number of them
         stage = fitting(replace(work, micro_batch=micro_batch))
         if stage is not None:
             yield f"a micro-batch of {micro_batch} (ZeRO {stage})"
