@@ -111,7 +111,7 @@ def schedules(project: Path, request: Request) -> list[tuple[str, ...]]:
         AtelierError: the server does not answer.
     """
     kubeflow = _connected(project, request)
-    rows = [("NAME", "SCHEDULE", "KUBEFLOW'S CRON", "STATE", "MADE", "PAGE")]
+    rows: list[tuple[str, ...]] = [("NAME", "SCHEDULE", "KUBEFLOW'S CRON", "STATE", "MADE", "PAGE")]
     for each in sorted(kubeflow.recurring(), key=lambda record: str(record.display_name)):
         trigger = each.trigger
         cron = trigger.cron_schedule.cron if trigger and trigger.cron_schedule else "(an interval)"
