@@ -28,6 +28,7 @@ from atelier.orchestration.kubeflow import ENDED, Kubeflow
 from atelier.orchestration.profile import Profile
 from atelier.steps.process import environment
 from atelier.storage.uri import is_local
+from atelier.training.trainjob_settings import VARIABLE
 
 DEFAULT_EXPERIMENT = "KF_PIPELINES_DEFAULT_EXPERIMENT_NAME"
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -101,7 +102,10 @@ def prepare(project: Path, request: Request, dag: Pipeline | None = None) -> Pre
     effective = plain.defaults() | compile.defaults(plain, profile) | parameters
     if "artifacts" in plain.parameters:
         _check_artifacts(str(effective["artifacts"]), profile)
-    step_checks.check_steps(plain, _on_cluster(plain, profile, effective), here=False)
+    # The step `train` reads there on which nodes it will run, as it does in its pod.
+    nodes = profile.training.model_dump_json() if profile.training else None
+    with environment(**{VARIABLE: nodes}):
+        step_checks.check_steps(plain, _on_cluster(profile, effective), here=False)
     settled, notes = _settled(plain, effective)
     namespace = request.namespace or profile.namespace
     if not _NAMESPACE.fullmatch(namespace):
@@ -132,7 +136,7 @@ def _check_artifacts(uri: str, profile: Profile) -> None:
         )
 
 
-def _on_cluster(dag: Pipeline, profile: Profile, effective: dict[str, Any]) -> dict[str, Any]:
+def _on_cluster(profile: Profile, effective: dict[str, Any]) -> dict[str, Any]:
     """The arguments with as many processes as the profile's training has, where the person gave none."""
     if profile.training is None or effective.get("processes") != 0:
         return effective
