@@ -340,6 +340,8 @@ def test_a_lack_in_the_cluster_is_told_before_anything_is_uploaded(
     server: kfp_server.State, own: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "connect", lambda: lambda path, accept="": None)
-    with pytest.raises(ConfigError, match="namespace team is not there"):
+    with pytest.raises(ConfigError, match="in the kubeconfig's cluster: namespace team is not there"):
         submitted(ask(server, own))
     assert not server.pipelines
+    submitted(ask(server, own, no_cluster_check=True))
+    assert len(server.runs) == 1
