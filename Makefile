@@ -28,13 +28,14 @@ export ATELIER_WAIT := $(value WAIT)
 export ATELIER_AGAIN := $(value AGAIN)
 export ATELIER_IMAGE_DIGESTS := $(value IMAGE_DIGESTS)
 export ATELIER_ALLOW_TAGS := $(value ALLOW_TAGS)
+export ATELIER_NO_CLUSTER_CHECK := $(value NO_CLUSTER_CHECK)
 export ATELIER_CRON := $(value CRON)
 export ATELIER_CATCHUP := $(value CATCHUP)
 export ATELIER_CONCURRENCY := $(value CONCURRENCY)
 export ATELIER_ALWAYS := $(value ALWAYS)
 # A shell's own TZ is not meant: only one that was typed.
 export ATELIER_TZ := $(if $(filter command,$(origin TZ)),$(value TZ))
-unexport HOST NAMESPACE EXPERIMENT NAME WAIT AGAIN IMAGE_DIGESTS ALLOW_TAGS CRON CATCHUP CONCURRENCY ALWAYS
+unexport HOST NAMESPACE EXPERIMENT NAME WAIT AGAIN IMAGE_DIGESTS ALLOW_TAGS NO_CLUSTER_CHECK CRON CATCHUP CONCURRENCY ALWAYS
 unexport PIPELINE PROFILE SET ARTIFACTS RUN STEP PORT BENCH KILLS TORCH_INDEX WHEELS
 
 .PHONY: help setup run resume list status logs ui doctor compile submit stop schedule schedules unschedule test slow chaos bench check format clean

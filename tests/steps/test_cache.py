@@ -11,6 +11,7 @@ import boto3
 import pytest
 
 import atelier
+from atelier.errors import Preempted
 from atelier.steps.code_digest import code_digest
 from atelier.steps.runtime import StepContext, run_step
 from atelier.storage.manifest import MANIFEST, Manifest
@@ -69,6 +70,32 @@ def test_a_hit_whose_objects_are_gone_is_a_miss(s3_bucket: str, project: Path, n
     assert {name: answer["Body"].read().decode() for name, answer in whole.items()} == FILES
     assert made(s3_bucket, calls).digest == first.digest
     assert len(calls) == 2
+
+
+def test_a_step_that_was_preempted_goes_on_in_a_new_pod(
+    s3_bucket: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[str]] = []
+
+    def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
+        seen.append(set(ctx.out.committed()))
+        (ctx.out.path / "half.bin").write_text("half")
+        ctx.out.commit("half.bin", drop_local=True)
+        if len(seen) == 1:
+            raise Preempted("the node is taken away", "run again")
+        return "thing", {}
+
+    def run() -> Manifest:
+        return run_step(
+            name="probe", version=1, module="atelier.steps.source", produce=produce, inputs={}, params={},
+            artifacts=s3_bucket,
+        )  # fmt: skip
+
+    with pytest.raises(Preempted):
+        run()
+    monkeypatch.setenv("ATELIER_PROJECT", str(project / "another-node"))
+    run()
+    assert seen == [set(), {"half.bin"}]
 
 
 def test_an_installed_package_has_the_digests_of_the_source_tree(tmp_path: Path) -> None:

@@ -146,3 +146,37 @@ def test_links_are_not_published(local_place: str, tmp_path: Path) -> None:
     (out.path / "secret").symlink_to("/etc/hostname")
     (out.path / "a").write_text("a")
     assert [entry.path for entry in out.finish("k", {}, {}).files] == ["a"]
+
+
+def test_another_machine_goes_on_from_what_is_on_s3(s3_bucket: str, tmp_path: Path) -> None:
+    place = f"{s3_bucket}/step/key"
+    out = OutputFolder(place, tmp_path / "first-pod")
+    fill(out.path)
+    (out.path / "c.bin").write_bytes(b"c" * 10)
+    first = {name: out.commit(name, drop_local=True) for name in ("a.bin", "sub/b.txt", "c.bin")}
+    assert OutputFolder(place, tmp_path / "too-early").committed() == {}, "the journal was not copied yet"
+    out.keep()
+
+    # One object was written again, with the same size, by somebody who never finished.
+    s3.write_bytes(uris.join(place, "c.bin"), b"d" * 10)
+    again = OutputFolder(place, tmp_path / "second-pod")
+    assert again.committed() == {name: first[name] for name in ("a.bin", "sub/b.txt")}
+    (again.path / "c.bin").write_bytes(b"e" * 10)
+    manifest = again.finish("k", {}, {})
+    assert [entry.path for entry in manifest.files] == ["a.bin", "c.bin", "sub/b.txt"]
+    assert existing(place) == manifest
+    read = InputFolder(manifest, tmp_path / "cache")
+    assert read.fetch("a.bin").read_bytes() == b"a" * 1000
+    assert read.fetch("c.bin").read_bytes() == b"e" * 10
+    assert set(s3.sizes(place)) == {"a.bin", "sub/b.txt", "c.bin", MANIFEST}, "the copy of the journal is gone"
+
+
+def test_the_journal_is_copied_now_and_then(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from atelier.storage import folder
+
+    monkeypatch.setattr(folder, "KEEP_S", 0.0)
+    place = f"{s3_bucket}/step/key"
+    out = OutputFolder(place, tmp_path / "first-pod")
+    fill(out.path)
+    out.commit("a.bin")
+    assert set(OutputFolder(place, tmp_path / "second-pod").committed()) == {"a.bin"}

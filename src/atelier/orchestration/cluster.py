@@ -45,7 +45,11 @@ class Findings:
             ConfigError: something that the run needs is missing or too small.
         """
         if self.bad:
-            raise ConfigError("; ".join(what for what, _ in self.bad), "; ".join(dict.fromkeys(f for _, f in self.bad)))
+            fixes = list(dict.fromkeys(fix for _, fix in self.bad))
+            raise ConfigError(
+                "in the kubeconfig's cluster: " + "; ".join(what for what, _ in self.bad),
+                "; ".join([*fixes, "NO_CLUSTER_CHECK=1 where Kubeflow runs in another cluster than that"]),
+            )
 
 
 def check(profile: Profile, namespace: str, components: set[str], api: Callable[..., Any] | None = None) -> Findings:

@@ -29,6 +29,7 @@ from atelier.orchestration.kubeflow import ENDED, Kubeflow
 from atelier.orchestration.profile import Profile
 from atelier.steps.process import environment
 from atelier.storage.uri import is_local
+from atelier.training.trainjob_settings import VARIABLE
 
 DEFAULT_EXPERIMENT = "KF_PIPELINES_DEFAULT_EXPERIMENT_NAME"
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -50,6 +51,7 @@ class Request:
     token_file: str = ""
     image_digests: str = ""
     allow_tags: bool = False
+    no_cluster_check: bool = False
     name: str = ""
 
 
@@ -102,7 +104,10 @@ def prepare(project: Path, request: Request, dag: Pipeline | None = None) -> Pre
     effective = plain.defaults() | compile.defaults(plain, profile) | parameters
     if "artifacts" in plain.parameters:
         _check_artifacts(str(effective["artifacts"]), profile)
-    step_checks.check_steps(plain, _on_cluster(plain, profile, effective), here=False)
+    # The step `train` reads there on which nodes it will run, as it does in its pod.
+    nodes = profile.training.model_dump_json() if profile.training else None
+    with environment(**{VARIABLE: nodes}):
+        step_checks.check_steps(plain, _on_cluster(profile, effective), here=False)
     settled, notes = _settled(plain, effective)
     stages, reasons = _planned(project, request.pipeline, given | {k: str(v) for k, v in settled.items()}, profile)
     if effective.get("zero_stage") == -1 and stages is not None:
@@ -137,7 +142,7 @@ def _check_artifacts(uri: str, profile: Profile) -> None:
         )
 
 
-def _on_cluster(dag: Pipeline, profile: Profile, effective: dict[str, Any]) -> dict[str, Any]:
+def _on_cluster(profile: Profile, effective: dict[str, Any]) -> dict[str, Any]:
     """The arguments with as many processes as the profile's training has, where the person gave none."""
     if profile.training is None or effective.get("processes") != 0:
         return effective
@@ -183,14 +188,8 @@ def upload(prepared: Prepared, out: TextIO = sys.stdout) -> Uploaded:
     where = connection.address(request.host, profile.host, request.token_file)
     server = connection.connect(where, prepared.namespace)
     components = set(components_of(prepared.dag))
-    findings = cluster.check(profile, prepared.namespace, components)
-    if findings.good:
-        out.write(f"checked: {', '.join(findings.good)}\n")
-    if findings.unseen:
-        out.write(f"could not be checked: {', '.join(findings.unseen)}\n")
-    for note in findings.notes:
-        out.write(f"note: {note}\n")
-    findings.refuse()
+    if not request.no_cluster_check:
+        _look_at_cluster(prepared, components, out)
     digests = image_digests.read_digests(Path(request.image_digests)) if request.image_digests else {}
     targets = pods.targets(prepared.dag.graph.pipeline_spec)
     references = image_digests.pin(profile, targets, digests, request.allow_tags)
@@ -209,6 +208,17 @@ def upload(prepared: Prepared, out: TextIO = sys.stdout) -> Uploaded:
     out.write(f"{compiled.name}: version {version_name} {'uploaded' if new else 'is there already'}\n")
     out.flush()
     return Uploaded(kubeflow, compiled, pipeline, version, version_name, new)
+
+
+def _look_at_cluster(prepared: Prepared, components: set[str], out: TextIO) -> None:
+    findings = cluster.check(prepared.profile, prepared.namespace, components)
+    if findings.good:
+        out.write(f"checked: {', '.join(findings.good)}\n")
+    if findings.unseen:
+        out.write(f"could not be checked: {', '.join(findings.unseen)}\n")
+    for note in findings.notes:
+        out.write(f"note: {note}\n")
+    findings.refuse()
 
 
 def components_of(dag: Pipeline) -> list[str]:

@@ -87,6 +87,12 @@ def _what(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-tags", action="store_true", default=_true("ALLOW_TAGS"), help="images by tag, not by digest"
     )
+    parser.add_argument(
+        "--no-cluster-check",
+        action="store_true",
+        default=_true("NO_CLUSTER_CHECK"),
+        help="do not look at the kubeconfig's cluster, where Kubeflow runs in another one",
+    )
 
 
 def _server(parser: argparse.ArgumentParser) -> None:

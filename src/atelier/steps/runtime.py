@@ -229,7 +229,13 @@ def _make(
         made_by["step"], made_by["key"], out, {given: InputFolder(m) for given, m in inputs.items()}, params
     )
     with context._exits:
-        kind, metadata = produce(context)
+        try:
+            kind, metadata = produce(context)
+        except BaseException:
+            # The next try may be a pod on another node, with nothing of this one's disk.
+            with contextlib.suppress(AtelierError):
+                out.keep()
+            raise
         made_by |= {
             "seconds": round(time.time() - began, 3),
             "run": context.run_id,

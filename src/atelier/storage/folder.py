@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import sys
+import threading
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,15 @@ from atelier.storage.manifest import MANIFEST, FileEntry, Manifest, sorted_entri
 __all__ = ["InputFolder", "OutputFolder", "existing", "remove"]
 
 JOURNAL = ".committed.jsonl"
+#: Seconds between two copies of the journal to S3, and how many times longer than such a copy takes they are apart.
+KEEP_S, KEEP_SHARE = 30.0, 20.0
 
 
 class OutputFolder:
     """Where a step writes. Nothing is visible at ``uri`` (on S3: no manifest is) before ``finish``.
+
+    On S3 the list of finished files is copied there now and then (``keep``): another machine, or a pod whose disk is
+    new, goes on from it.
 
     Names that start with "." are scratch: kept over a kill, never published.
 
@@ -43,6 +50,10 @@ class OutputFolder:
         with os_errors(work):
             work.mkdir(parents=True, exist_ok=True)
         self._journal = work / JOURNAL
+        self._keeping = threading.Lock()
+        self._kept, self._pause = time.monotonic(), KEEP_S
+        if self._remote and not self._journal.exists():
+            self._recover()
         self._committed = self._read_journal()
 
     def commit(self, name: str, drop_local: bool = False) -> FileEntry:
@@ -71,7 +82,53 @@ class OutputFolder:
         self._committed[name] = entry
         if self._remote and drop_local:
             path.unlink()
+        if self._remote and time.monotonic() - self._kept > self._pause:
+            self.keep()
         return entry
+
+    def keep(self) -> None:
+        """Copies the journal to S3, with each object's ETag; nothing on a local place.
+
+        Raises:
+            StorageError, ServiceError: it cannot be stored.
+        """
+        if not self._remote or not self._keeping.acquire(blocking=False):
+            return
+        try:
+            began = time.monotonic()
+            stored = s3.versions(self.uri, deep=True)
+            lines = [
+                json.dumps(
+                    {"path": each.path, "bytes": each.bytes, "sha256": each.sha256, "etag": stored[each.path][1]}
+                )
+                for each in self._read_journal().values()
+                if stored.get(each.path, (-1, ""))[0] == each.bytes
+            ]
+            if lines:
+                s3.write_bytes(uris.join(self.uri, JOURNAL), "\n".join(lines).encode())
+            self._kept = time.monotonic()
+            self._pause = max(KEEP_S, KEEP_SHARE * (self._kept - began))
+        finally:
+            self._keeping.release()
+
+    def _recover(self) -> None:
+        """Begins with what another machine had finished: objects that are still the very ones of its journal."""
+        try:
+            text = uris.read_text(uris.join(self.uri, JOURNAL))
+        except NotFound:
+            return
+        stored = s3.versions(self.uri, deep=True)
+        found = []
+        for line in text.splitlines():
+            try:
+                record = json.loads(line)
+                if stored.get(record["path"]) == (record["bytes"], record["etag"]):
+                    found.append(json.dumps({**record, "mtime_ns": 0}))
+            except (ValueError, KeyError, TypeError):
+                continue
+        if found:
+            with os_errors(self._journal), self._journal.open("a", encoding="utf-8") as journal:
+                journal.write("\n".join(found) + "\n")
 
     def committed(self) -> dict[str, FileEntry]:
         """Files finished so far, by this process or one before it; entries that are no longer true are left out."""
@@ -120,6 +177,7 @@ class OutputFolder:
         if self._remote:
             self._to_cache(manifest, drop_local)
             s3.write_bytes(uris.join(self.uri, MANIFEST), manifest.to_json().encode())
+            s3.delete(uris.join(self.uri, JOURNAL))
             shutil.rmtree(self.path, ignore_errors=True)
         else:
             write_bytes(self.path / MANIFEST, manifest.to_json().encode())

@@ -219,14 +219,14 @@ def sizes(prefix_uri: str, quick: bool = False) -> dict[str, int]:
     return found
 
 
-def versions(prefix_uri: str) -> dict[str, tuple[int, str]]:
-    """The objects directly under a prefix: key relative to it → (bytes, ETag)."""
+def versions(prefix_uri: str, deep: bool = False) -> dict[str, tuple[int, str]]:
+    """The objects directly under a prefix (``deep``: all of them): key relative to it → (bytes, ETag)."""
     bucket, prefix = split(prefix_uri)
     prefix = f"{prefix}/" if prefix else ""
     found: dict[str, tuple[int, str]] = {}
+    flat = {} if deep else {"Delimiter": "/"}
     with errors(prefix_uri):
-        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
-        for page in pages:
+        for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **flat):
             for item in page.get("Contents", []):
                 found[item["Key"][len(prefix) :]] = (int(item["Size"]), str(item.get("ETag", "")).strip('"'))
     return found
@@ -242,6 +242,13 @@ def check_writable(uri: str) -> None:
         quick.list_objects_v2(Bucket=bucket, Prefix=key)
         quick.get_object(Bucket=bucket, Key=key)["Body"].read()
         quick.delete_object(Bucket=bucket, Key=key)
+
+
+def delete(uri: str) -> None:
+    """Deletes one object; silent when it is gone."""
+    bucket, key = split(uri)
+    with errors(uri):
+        client().delete_object(Bucket=bucket, Key=key)
 
 
 def delete_prefix(uri: str, first: str = "") -> None:
