@@ -343,7 +343,8 @@ def test_a_lack_in_the_cluster_is_told_before_anything_is_uploaded(
     with pytest.raises(ConfigError, match="in the kubeconfig's cluster: namespace team is not there"):
         submitted(ask(server, own))
     assert not server.pipelines
-<<<<<<< HEAD
+    submitted(ask(server, own, no_cluster_check=True))
+    assert len(server.runs) == 1
 
 
 def test_the_lowest_zero_stage_that_fits_goes_with_the_run(server: kfp_server.State, own: str) -> None:
@@ -367,7 +368,3 @@ def test_the_lowest_zero_stage_that_fits_goes_with_the_run(server: kfp_server.St
     with pytest.raises(ConfigError, match="has no unit for bf16"):
         submitted(ask(server, own))
     assert server.posts("/upload_version") == uploads
-=======
-    submitted(ask(server, own, no_cluster_check=True))
-    assert len(server.runs) == 1
->>>>>>> helper-b
