@@ -29,6 +29,17 @@ export ATELIER_AGAIN := $(value AGAIN)
 export ATELIER_IMAGE_DIGESTS := $(value IMAGE_DIGESTS)
 export ATELIER_ALLOW_TAGS := $(value ALLOW_TAGS)
 export ATELIER_NO_CLUSTER_CHECK := $(value NO_CLUSTER_CHECK)
+export ATELIER_NODES := $(value NODES)
+export ATELIER_GPUS_PER_NODE := $(value GPUS_PER_NODE)
+export ATELIER_GPU := $(value GPU)
+export ATELIER_PRICE := $(value PRICE)
+export ATELIER_MFU := $(value MFU)
+export ATELIER_TARGETS := $(value TARGETS)
+export ATELIER_BUILDER := $(value BUILDER)
+export ATELIER_BASE_IMAGE := $(value BASE_IMAGE)
+export ATELIER_PIP_CONFIG := $(value PIP_CONFIG)
+export ATELIER_VOLUMES := $(value VOLUMES)
+export ATELIER_PUSH := $(value PUSH)
 export ATELIER_CRON := $(value CRON)
 export ATELIER_CATCHUP := $(value CATCHUP)
 export ATELIER_CONCURRENCY := $(value CONCURRENCY)
@@ -36,9 +47,10 @@ export ATELIER_ALWAYS := $(value ALWAYS)
 # A shell's own TZ is not meant: only one that was typed.
 export ATELIER_TZ := $(if $(filter command,$(origin TZ)),$(value TZ))
 unexport HOST NAMESPACE EXPERIMENT NAME WAIT AGAIN IMAGE_DIGESTS ALLOW_TAGS NO_CLUSTER_CHECK CRON CATCHUP CONCURRENCY ALWAYS
+unexport NODES GPUS_PER_NODE GPU PRICE MFU TARGETS BUILDER BASE_IMAGE PIP_CONFIG VOLUMES PUSH
 unexport PIPELINE PROFILE SET ARTIFACTS RUN STEP PORT BENCH KILLS TORCH_INDEX WHEELS
 
-.PHONY: help setup run resume list status logs ui doctor compile submit stop schedule schedules unschedule test slow chaos bench check format clean
+.PHONY: help setup run resume list status logs ui doctor compile plan images submit stop schedule schedules unschedule test slow images-test chaos bench check format clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -67,6 +79,12 @@ doctor: $(STAMP) ## looks at everything that a run needs [ARTIFACTS=]
 compile: $(STAMP) ## every pipeline to build/pipelines/*.yaml [PROFILE=paper]
 	@$(BIN)/atelier compile
 
+plan: $(STAMP) ## what a submit would do and cost [PIPELINE=] [PROFILE=paper] [NODES=] [GPUS_PER_NODE=] [GPU=h200] [PRICE=] [MFU=]
+	@$(BIN)/atelier plan
+
+images: $(STAMP) ## the steps' images [TARGETS="ops train"] [BUILDER=] [BASE_IMAGE=] [TORCH_INDEX=] [PUSH=1] [PROFILE=]
+	@$(BIN)/atelier images
+
 submit: $(STAMP) ## a run on Kubeflow [PIPELINE=] [PROFILE=paper|own.yaml] [SET=] [HOST=] [NAMESPACE=] [EXPERIMENT=] [WAIT=1] [AGAIN=1]
 	@$(BIN)/atelier submit
 
@@ -83,10 +101,13 @@ unschedule: $(STAMP) ## removes a pipeline's recurring run PIPELINE=
 	@$(BIN)/atelier unschedule
 
 test: $(STAMP) ## the tests
-	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow and not cluster and not gpu"
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow and not cluster and not gpu and not images"
 
 slow: $(STAMP) ## the minutes-long tests too: elastic resume, 20 kills
 	@$(BIN)/python -m pytest -q -m slow
+
+images-test: $(STAMP) ## builds ops and train by buildah and runs components in them (root; ten minutes)
+	@$(BIN)/python -m pytest -q -m images tests/images
 
 chaos: $(STAMP) ## a training killed 100 times, many times in a save [KILLS=100]
 	@ATELIER_CHAOS_KILLS=$${ATELIER_KILLS:-100} $(BIN)/python -m pytest -q -s -m slow tests/training/test_chaos.py

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from atelier.errors import AtelierError, ConfigError
-from atelier.orchestration import plan_command, submit_command
+from atelier.orchestration import images_command, plan_command, submit_command
 
 DEFAULT_PIPELINE = "igligen_xl_512"
 
@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
     plan_command.add_command(command, DEFAULT_PIPELINE)
     submit_command.add_commands(command, DEFAULT_PIPELINE)
+    images_command.add_command(command)
 
     convert = command("convert", _convert, "convert a GLIGEN checkpoint from one form to another (docs/convert.md)")
     convert.add_argument("source", type=Path, help="a checkpoint of any form; which one is found out")
