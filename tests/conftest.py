@@ -1,6 +1,11 @@
 """Fixtures for every test, and how many run side by side."""
 
 import os
+import signal
+
+# A shell starts `make test &` with SIGINT ignored, and so would every process that the tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before torch is imported anywhere: several tests share the cores, and idle OpenMP threads that spin would take them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
