@@ -10,6 +10,7 @@ import io
 import json
 import os
 import threading
+import urllib.request
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -176,6 +177,8 @@ def _client(where: Address) -> Any:
                 namespace=where.installed,
                 existing_token=where.token or None,
                 cookies=where.cookie or None,
+                ssl_ca_cert=os.environ.get("SSL_CERT_FILE") or None,
+                proxy=_proxy(where.host),
             )
     except Exception as error:  # the kubeconfig's plugins raise anything
         raise ConfigError(
@@ -185,6 +188,14 @@ def _client(where: Address) -> Any:
         raise ConfigError("the kubeconfig cannot be used", "check KUBECONFIG and its current context, or give HOST")
     _with_deadlines(client._healthz_api.api_client.rest_client)
     return client
+
+
+def _proxy(host: str) -> str | None:
+    """The proxy that the environment names for a host; KFP's client looks for none by itself."""
+    parts = urlsplit(host)
+    if not parts.hostname or urllib.request.proxy_bypass(parts.hostname):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
 
 
 def _with_deadlines(rest: Any) -> None:
@@ -229,9 +240,9 @@ def talking(where: Address) -> Iterator[None]:
     except kfp_server_api.ApiException as error:
         raise _refused(where, error) from None
     except urllib3.exceptions.HTTPError as error:
-        raise Silent(f"{where.shown} does not answer: {_reason(error)}", _REACH) from None
+        raise _silent(where, _line(getattr(error, "reason", None) or error)) from None
     except OSError as error:
-        raise Silent(f"{where.shown} does not answer: {_line(error)}", _REACH) from None
+        raise _silent(where, _line(error)) from None
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ServiceError(
             f"{where.shown} gives an answer that is not Kubeflow Pipelines': {_line(error)}",
@@ -259,7 +270,7 @@ def _refused(where: Address, error: Any) -> ServiceError:
     status = int(error.status or 0)
     message = _message(error.body) or str(error.reason or "").split("\n")[0]
     if status == 0:
-        return Silent(f"{where.shown} does not answer: {message}", _REACH)
+        return _silent(where, message)
     if "<html" in str(error.body or "").lower():
         message = "a web page"
     fixes = {
@@ -282,8 +293,9 @@ def _message(body: Any) -> str:
     return " ".join(text.split())[:300]
 
 
-def _reason(error: Any) -> str:
-    return _line(getattr(error, "reason", None) or error)
+def _silent(where: Address, why: str) -> Silent:
+    certificate = "SSL_CERT_FILE=<the file of your CA>, where the certificate is one of your own"
+    return Silent(f"{where.shown} does not answer: {why}", certificate if "CERTIFICATE" in why else _REACH)
 
 
 def _line(error: Any) -> str:
