@@ -132,7 +132,7 @@ def test_ops_is_small_has_no_torch_and_runs_a_component(
     assert bytes_held < LIMIT, f"{bytes_held / 1e6:.0f} MB"
     assert run_in(container, tmp_path, "id", "-u") == "1000"
     assert "ModuleNotFoundError" in run_in(container, tmp_path, "sh", "-c", "python3 -c 'import torch' 2>&1 || true")
-    labels = json.loads(buildah("inspect", "--type", "image", "--format", "{{json .OCIv1.Config.Labels}}", ops))
+    labels = json.loads(buildah("inspect", "--type", "image", ops))["OCIv1"]["config"]["Labels"]
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert labels["org.opencontainers.image.version"]
 
