@@ -101,10 +101,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, tau: Tensor) -> Tensor:
         """x [B, N, d] → [B, N, d]."""
         q, k, v = (
-            self.query_key_value(self.norm(x, tau))
-            .unflatten(-1, (3, self.heads, -1))
-            .permute(2, 0, 3, 1, 4)
-            .unbind(0)
+            self.query_key_value(self.norm(x, tau)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         )
         attended = nn.functional.scaled_dot_product_attention(q, k, v)
         return x + self.dense(attended.transpose(1, 2).flatten(2))
@@ -188,9 +185,7 @@ class StageNetwork(nn.Module):
             self.tensor_true = nn.Parameter(torch.full((1,), -1.0))
             self.tensor_false = nn.Parameter(torch.full((1,), 1.0))
         # Numbered as in released checkpoints, where the missing numbers are reshapes.
-        self.input_layer = nn.ModuleDict(
-            {"1": nn.Conv2d(channels, dim, ratio, ratio), "3": PositionTable(places, dim)}
-        )
+        self.input_layer = nn.ModuleDict({"1": nn.Conv2d(channels, dim, ratio, ratio), "3": PositionTable(places, dim)})
         if lower is not None:
             width = lower.states * lower.dim
             self.upsample = nn.ModuleList(
@@ -208,9 +203,7 @@ class StageNetwork(nn.Module):
             {"0": TimeDependentLayerNorm(dim), "2": nn.Conv2d(dim, channels, kernel, padding=kernel // 2)}
         )
 
-    def forward(
-        self, x: Tensor, tau: Tensor, null: Tensor | None, states: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, x: Tensor, tau: Tensor, null: Tensor | None, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The velocity at this resolution [B, C, H, W], and the hidden states [B, N, d] for the next one.
 
         Args:
@@ -278,8 +271,7 @@ class CrossFlowDiMR(ModelMixin, ConfigMixin):
         self.latent_shape = (channels, last.max_height * ratio, last.max_width * ratio)
         self.loss_coeffs = tuple(loss_coeffs or [1.0] * len(stages))
         self.stages = nn.ModuleList(
-            StageNetwork(stage, channels, stages[number - 1] if number else None)
-            for number, stage in enumerate(stages)
+            StageNetwork(stage, channels, stages[number - 1] if number else None) for number, stage in enumerate(stages)
         )
         self._initialise()
 

@@ -30,8 +30,8 @@ def text_flops(config: CrossFlowConfig) -> float:
     for halvings in range(reductions):
         own = dim >> halvings
         total += layer(own) + 2 * tokens * own * (own // 2)
-    flat, size = tokens * (dim >> reductions), prod(config.latent_shape)
-    return total + (_adaptor(flat, 2 * size) if needs_adaptor(size) else 2 * flat * 2 * size)
+    flat, size = tokens * (dim >> reductions), 2 * prod(config.latent_shape)
+    return total + (_adaptor(flat, size) if needs_adaptor(size) else 2 * flat * size)
 
 
 def tower_flops(config: CrossFlowConfig) -> float:

@@ -58,7 +58,7 @@ class Mlp(nn.Module):
 
 
 def needs_adaptor(size: int) -> bool:
-    """Whether a latent of ``size`` numbers is painted by an ``Adaptor``: from 4 × 64 × 64 (512 px) on."""
+    """Whether ``size`` numbers come out of an ``Adaptor``: from 4 × 64 × 64 on, which is what 512 px need."""
     return size >= 4 * MAP * MAP
 
 

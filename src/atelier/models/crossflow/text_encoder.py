@@ -135,7 +135,7 @@ class CrossFlowTextEncoder(ModelMixin, ConfigMixin):
             EncoderLayer(dim >> halvings, num_heads, hidden, dropout, halved=True) for halvings in range(num_reductions)
         )
         flat, size = tokens * (dim >> num_reductions), 2 * torch.Size(latent_shape).numel()
-        if needs_adaptor(size // 2):
+        if needs_adaptor(size):
             self.adaptor = Adaptor(flat, size)
         else:
             self.linear = nn.Linear(flat, size)
