@@ -27,9 +27,7 @@ def config_of(ddconfig: Mapping[str, Any], embed_dim: int, scale_factor: float) 
         ConfigError: it has attention outside the middle, which KL-f8 has not.
     """
     if ddconfig.get("attn_resolutions"):
-        raise ConfigError(
-            "an autoencoder with attn_resolutions is not KL-f8", "give Stable Diffusion's"
-        )
+        raise ConfigError("an autoencoder with attn_resolutions is not KL-f8", "give Stable Diffusion's")
     levels = len(ddconfig["ch_mult"])
     return {
         "in_channels": ddconfig["in_channels"],

@@ -37,6 +37,7 @@ class Config(BaseModel):
     backbone: Literal["dimr", "dit"] = "dimr"
     twin: bool = Field(False, description="the miniature network instead of the published one")
     base_model: str = Field("", description="folder with vae, text_encoder and tokenizer; '' is shipped")
+    latent_scale: float | None = Field(None, gt=0, description="of the latents; None: the autoencoder's own")
     image_tower: Literal["latents", "pixels", "none"] = Field(
         "latents",
         description="what the contrastive loss sees: the latents that are there anyway, or pixels as upstream's, "
@@ -131,7 +132,11 @@ _TWIN: dict[str, Any] = {
 }
 
 PROFILES = {
-    "paper": Config(base_model="hf://stable-diffusion-v1-5/stable-diffusion-v1-5", train=_PUBLISHED),
+    "paper": Config(
+        base_model="hf://stable-diffusion-v1-5/stable-diffusion-v1-5",
+        latent_scale=0.2301,
+        train=_PUBLISHED,
+    ),
     "laptop": Config(resolution=32, train=_LAPTOP, **_TWIN),
 }
 

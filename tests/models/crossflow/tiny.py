@@ -1,8 +1,13 @@
 """Small CrossFlows of both backbones."""
 
+from pathlib import Path
 from typing import Any
 
+import torch
+
 from atelier.models.crossflow.configs import CrossFlowConfig
+from atelier.models.crossflow.model import CrossFlow
+from atelier.recipes.twins.assets import shipped
 
 TEXT = {"width": 32, "tokens": 6, "num_layers": 1, "num_heads": 4, "hidden": 24, "num_reductions": 2}
 TOWER = {"channels": 4, "image_size": 8, "patch": 2, "width": 24, "layers": 1, "heads": 2}
@@ -34,3 +39,20 @@ DIMR = CrossFlowConfig(
     (4, 8, 8),
     TOWER,
 )
+KNOWN = {"tiny_dit": DIT, "tiny_dimr": DIMR}
+
+
+def made(config: CrossFlowConfig, seed: int = 0) -> CrossFlow:
+    """A model for evaluation with every parameter away from its start (DiT's output starts at zero)."""
+    torch.manual_seed(seed)
+    model = CrossFlow(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def base() -> Path:
+    """A folder with an autoencoder (f = 4), a CLIP text encoder of width 128 and 16 tokens, and its tokenizer."""
+    return shipped("sd_twin")
