@@ -20,9 +20,11 @@ from atelier.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from atelier.models.crossflow.configs import CrossFlowConfig
     from atelier.models.crossflow.model import CrossFlow
+    from atelier.recipes.crossflow_encoder import Encoder
     from atelier.recipes.crossflow_objective import Objective
     from atelier.sampling.crossflow import CrossFlowPipeline
 
@@ -35,7 +37,7 @@ class Config(BaseModel):
     resolution: int = Field(256, gt=0, description="pixels of the square")
     language_model: Literal["clip", "t5"] = "clip"
     backbone: Literal["dimr", "dit"] = "dimr"
-    twin: bool = Field(False, description="the miniature network instead of the published one")
+    miniature: bool = Field(False, description="the miniature network instead of the published one")
     base_model: str = Field("", description="folder with vae, text_encoder and tokenizer; '' is shipped")
     latent_scale: float | None = Field(None, gt=0, description="of the latents; None: the autoencoder's own")
     image_tower: Literal["latents", "pixels", "none"] = Field(
@@ -72,7 +74,8 @@ class Config(BaseModel):
         """
         from atelier.recipes.crossflow_networks import published, twin
 
-        made = twin(self.resolution, self.backbone) if self.twin else published(self)
+        made = twin(self.resolution, self.backbone) if self.miniature else published(self)
+        made = replace(made, text={**made.text, "zero_padding": not self.parity})
         if self.image_tower == "none":
             return replace(made, tower=None)
         if self.image_tower == "latents":
@@ -120,7 +123,7 @@ _LAPTOP = TrainConfig(
     loader_workers=1,
 )
 _TWIN: dict[str, Any] = {
-    "twin": True,
+    "miniature": True,
     "gradient_checkpointing": False,
     "encode_batch": 64,
     "samples_per_shard": 512,
@@ -168,6 +171,19 @@ class Recipe:
     profile: str
     config: Config
     name: str = "crossflow"
+    twin: str = "sd_twin"
+    raw_forms: tuple[str, ...] = ("coco",)
+
+    @property
+    def box_rules(self) -> dict[str, float | int]:
+        """No boxes are trained on."""
+        return {}
+
+    def encoder(self, base: Path) -> "Encoder":
+        """Raw examples to training arrays, with the base's autoencoder and language model."""
+        from atelier.recipes.crossflow_encoder import Encoder
+
+        return Encoder(base, self.config)
 
     def objective(self, base: Path) -> "Objective":
         """What the engine trains."""
@@ -181,13 +197,21 @@ class Recipe:
 
         if model is None:
             return CrossFlowPipeline.from_pretrained(base)
-        return CrossFlowPipeline.around(base, model)
+        return CrossFlowPipeline.around(base, model, self.config.latent_scale)
+
+    def export(self, base: Path, state: "dict[str, Tensor]", folder: Path) -> dict[str, int]:
+        """Writes what was trained as a diffusers-style folder with the base's parts; returns parameter counts."""
+        from atelier.convert.crossflow import write_folder
+        from atelier.convert.weights import of_state
+
+        done = write_folder(of_state(state), self.config.model(), folder, base, latent_scale=self.config.latent_scale)
+        return {"total": done.parameters}
 
     def prompts(self, count: int) -> list[str]:
         """Held-out prompts to look at."""
         from atelier.recipes.crossflow_prompts import digit_prompts, published_prompts
 
-        return digit_prompts(count) if self.config.twin else published_prompts()[:count]
+        return digit_prompts(count) if self.config.miniature else published_prompts()[:count]
 
     def sample(
         self, pipeline: "CrossFlowPipeline", prompts: list[str], steps: int, guidance: float

@@ -181,7 +181,7 @@ class Objective:
         """Shard samples to a batch, float32: moments [B, 2C, h, w], text [B, T, d], mask [B, T], and images
         [B, 3, H, W] in [-1, 1] where the image tower reads pixels.
 
-        A text is stored without its padding; what is padded here is masked, so its value plays no part as a key.
+        A text is stored without its padding (``parity``: with it); ``tokens`` says how many of its rows are tokens.
         """
         config = self.config.model()
         width, tokens = config.text["width"], config.text.get("tokens", 77)
@@ -194,7 +194,7 @@ class Objective:
                     f"use features of the language model {self.config.language_model!r}",
                 )
             text[row, : len(states)] = states[:tokens]
-            mask[row, : int(sample["json"]["tokens"])] = 1
+            mask[row, : int(sample["tokens"])] = 1
         batch = {"moments": torch.from_numpy(column(samples, "moments")).float(), "text": text, "mask": mask}
         if self.config.image_tower == "pixels":
             pixels = torch.from_numpy(column(samples, "image"))

@@ -2,14 +2,9 @@
 
 import numpy as np
 
-from atelier.data import digits
+from atelier.data.digit_pairs import caption
 
 HELD_OUT = 0xC505
-
-
-def pair_caption(upper: int, lower: int) -> str:
-    """``3, 7`` → ``"a three above a seven"``."""
-    return f"{digits.phrase(upper)} above {digits.phrase(lower)}"
 
 
 def digit_pairs(count: int, seed: int = 1) -> list[tuple[int, int]]:
@@ -20,7 +15,7 @@ def digit_pairs(count: int, seed: int = 1) -> list[tuple[int, int]]:
 
 def digit_prompts(count: int) -> list[str]:
     """Captions of such pairs."""
-    return [pair_caption(upper, lower) for upper, lower in digit_pairs(count)]
+    return [caption(upper, lower) for upper, lower in digit_pairs(count)]
 
 
 def published_prompts() -> list[str]:

@@ -109,6 +109,8 @@ class CrossFlowTextEncoder(ModelMixin, ConfigMixin):
         tokens: T.
         latent_shape: [C, H, W] of the image's latent.
         num_layers, num_reductions: layers at full width, and layers that halve it.
+        zero_padding: padded places enter as zeros, so that they need not be stored; released models read there what
+            the language model makes of its own padding.
     """
 
     @register_to_config
@@ -122,6 +124,7 @@ class CrossFlowTextEncoder(ModelMixin, ConfigMixin):
         hidden: int = 1024,
         num_reductions: int = 3,
         dropout: float = 0.1,
+        zero_padding: bool = False,
     ) -> None:
         super().__init__()
         dim = width
@@ -142,6 +145,8 @@ class CrossFlowTextEncoder(ModelMixin, ConfigMixin):
 
     def hidden_states(self, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens after the layers [B, T, d] and after the reductions [B, T, d / 2^reductions]."""
+        if self.config.zero_padding:
+            text = text * (mask != 0).to(text.dtype)[..., None]
         x = text if self.compressor is None else self.compressor(text)
         # A finite score: a text of no token attends evenly, where minus infinity would give NaN.
         masked = -1e4 if x.dtype == torch.float16 else -1e9
