@@ -85,8 +85,17 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of one weight file (default 5GB)")
 
     from atelier.sampling import command as sample
+    from atelier.sampling import text_command as text
 
     sample.add_arguments(command("sample", sample.run, "draw pictures with a trained model: a prompt, boxes, phrases"))
+
+    text.add_paint_arguments(command("paint", text.paint, "draw pictures of prompts with a CrossFlow model"))
+    text.add_interpolate_arguments(
+        command("interpolate", text.interpolate, "pictures from one prompt to another: a strip and a GIF")
+    )
+    text.add_arithmetic_arguments(
+        command("arithmetic", text.arithmetic, "a picture of one prompt plus and minus others: a strip and a GIF")
+    )
 
     ui = command("ui", _ui, "open MLflow's page on this project's runs and models")
     ui.add_argument("--port", type=int, default=os.environ.get("ATELIER_PORT") or 5000)
