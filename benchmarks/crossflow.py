@@ -58,7 +58,7 @@ def crossflow_train_vs_plain() -> Result:
 
 
 def crossflow_sample_vs_plain() -> Result:
-    """A picture's latents by our sampler over upstream's way, same weights, network evaluations, guidance and result."""
+    """A picture's latents by our sampler over upstream's way: same weights, evaluations, guidance and result."""
     import torch
 
     from atelier.recipes.twins.assets import shipped

@@ -274,6 +274,6 @@ def test_trained_exported_drawn(tmp_path: Path) -> None:
     counts = chosen.export(base(), state, tmp_path / "model")
     assert counts["total"] < 2_000_000
     drawing = chosen.pipeline(tmp_path / "model")
-    images = chosen.sample(drawing, chosen.prompts(2), steps=2, guidance=2.0)
+    images = chosen.sample(drawing, chosen.layouts(2, seed=1), steps=2, guidance=2.0)
     assert [image.size for image in images] == [(32, 32)] * 2
     assert list(tmp_path.glob("run/out/previews/*")) or list(tmp_path.glob("run/out/**/*.png"))

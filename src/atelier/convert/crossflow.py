@@ -9,7 +9,7 @@ import functools
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,17 +91,21 @@ def to_folder(
             the base is of another language model; the target exists.
         DataError: the source is missing or damaged.
     """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target} exists already", "choose another target, or remove it")
     weights = _read(source)
     found = identify(shapes_of(weights), str(source), configuration, known=known)
-    return write_folder(
-        weights, known[found], target, base, dtype, keep_tower, max_shard_size, LATENT_SCALE, found, str(source)
-    )
+    with new_folder(target) as folder:
+        done = write_folder(
+            weights, known[found], folder, base, dtype, keep_tower, max_shard_size, LATENT_SCALE, found, str(source)
+        )
+    return replace(done, lines=[*done.lines, f"into  {target}"])
 
 
 def write_folder(
     weights: Weights,
     config: CrossFlowConfig,
-    target: Path,
+    folder: Path,
     base: Path | None,
     dtype: str = "",
     keep_tower: bool = False,
@@ -110,11 +114,15 @@ def write_folder(
     name: str = "own",
     origin: str = "the model",
 ) -> Conversion:
-    """Weights by released names, checked against a configuration, as a folder. Arguments as ``to_folder``."""
+    """Writes weights by released names, checked against a configuration, into a folder that is there and empty.
+
+    Args:
+        latent_scale: written into the autoencoder's configuration; None: as the base has it.
+        name, origin: of the configuration and of the weights, for what is said about them.
+        others: as of ``to_folder``.
+    """
     expected = expected_shapes(config)
     require_same_keys(_sampling(shapes_of(weights)), _sampling(expected), f"{origin} is no CrossFlow {name}", _ADVICE)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target} exists already", "choose another target, or remove it")
     if dtype and dtype not in DTYPES:
         raise ConfigError(f"{dtype!r} is no type", f"one of {', '.join(DTYPES)}")
     if base is not None:
@@ -122,29 +130,28 @@ def write_folder(
     parts = _by_part(cast(weights, DTYPES.get(dtype)))
     max_shard = size_of(max_shard_size)
     model = _on_meta(config)
-    with new_folder(target) as folder:
-        lines = [f"read  {origin}: CrossFlow {name}, {_count(weights):,} parameters"]
-        for part, module in (("flow", model.flow), ("context_encoder", model.context_encoder)):
-            (folder / part).mkdir()
-            module.save_config(folder / part)
-            files = save_folder(parts[part], folder / part, max_shard)
-            lines.append(f"wrote {part}: {_count(parts[part]):,} parameters in {len(files)} file(s)")
-        tower = {key: weight for key, weight in weights.items() if key.partition(".")[0] in TRAINING_ONLY}
-        if tower and keep_tower:
-            save(tower, folder / TOWER)
-            lines.append(f"wrote {TOWER}: {_count(tower):,} parameters")
-        elif tower:
-            lines.append(f"left out the image tower of the training: {_count(tower):,} parameters")
-        index: dict[str, Any] = {
-            "_class_name": "CrossFlowPipeline",
-            "_diffusers_version": _diffusers_version(),
-            "flow": _MODULES[config.backbone],
-            "context_encoder": _MODULES["context_encoder"],
-        }
-        index |= _copied(base, folder, latent_scale) if base is not None else {part: [None, None] for part in COPIED}
-        write_index(folder, index)
-        written = _count(parts["flow"]) + _count(parts["context_encoder"])
-    return Conversion(name, written, [*lines, f"into  {target}"])
+    lines = [f"read  {origin}: CrossFlow {name}, {_count(weights):,} parameters"]
+    for part, module in (("flow", model.flow), ("context_encoder", model.context_encoder)):
+        (folder / part).mkdir(exist_ok=True)
+        module.save_config(folder / part)
+        files = save_folder(parts[part], folder / part, max_shard)
+        lines.append(f"wrote {part}: {_count(parts[part]):,} parameters in {len(files)} file(s)")
+    tower = {key: weight for key, weight in weights.items() if key.partition(".")[0] in TRAINING_ONLY}
+    if tower and keep_tower:
+        save(tower, folder / TOWER)
+        lines.append(f"wrote {TOWER}: {_count(tower):,} parameters")
+    elif tower:
+        lines.append(f"left out the image tower of the training: {_count(tower):,} parameters")
+    index: dict[str, Any] = {
+        "_class_name": "CrossFlowPipeline",
+        "_diffusers_version": _diffusers_version(),
+        "flow": _MODULES[config.backbone],
+        "context_encoder": _MODULES["context_encoder"],
+    }
+    index |= _copied(base, folder, latent_scale) if base is not None else {part: [None, None] for part in COPIED}
+    write_index(folder, index)
+    written = _count(parts["flow"]) + _count(parts["context_encoder"])
+    return Conversion(name, written, lines)
 
 
 def to_released(folder: Path, target: Path, known: Mapping[str, CrossFlowConfig] = RELEASED) -> Conversion:
@@ -157,19 +164,14 @@ def to_released(folder: Path, target: Path, known: Mapping[str, CrossFlowConfig]
         ConfigError: the folder is none of the released configurations, or the target exists.
         DataError: it is damaged.
     """
-    weights: Weights = {}
-    for part, prefix in (("flow", ""), ("context_encoder", "context_encoder.")):
-        found = of_folder(folder / part)
-        if found is None:
-            raise DataError(f"{folder / part} holds no weights", "give a folder that `to_folder` wrote")
-        weights |= {prefix + key: weight for key, weight in found.items()}
+    weights = folder_weights(folder)
     if target.exists():
         raise ConfigError(f"{target} exists already", "choose another target, or remove it")
-    name = identify(shapes_of(weights), str(folder), sampling_only=True, known=known)
+    name = identify(_sampling(shapes_of(weights)), str(folder), sampling_only=True, known=known)
     lines = [f"read  {folder}: CrossFlow {name}"]
-    if (folder / TOWER).is_file():
-        weights |= of_safetensors(folder / TOWER)
-    else:
+    if json.loads((folder / "context_encoder" / "config.json").read_text()).get("zero_padding"):
+        lines.append("      trained with zeros for padding: a loader that reads a text's padding gets other pictures")
+    if not (folder / TOWER).is_file():
         weights |= of_state(_fresh_tower(known[name]))
         lines.append("      no image tower: a fresh one (seed 0) takes its place, which sampling does not use")
     require_same_keys(shapes_of(weights), expected_shapes(known[name]), str(folder), _ADVICE)
@@ -179,6 +181,23 @@ def to_released(folder: Path, target: Path, known: Mapping[str, CrossFlowConfig]
         else:
             torch.save({key: weight.tensor() for key, weight in weights.items()}, scratch)
     return Conversion(name, _count(weights), [*lines, f"wrote {target}: {_count(weights):,} parameters"])
+
+
+def folder_weights(folder: Path) -> Weights:
+    """A folder's weights by released names, with the image tower where it is there.
+
+    Raises:
+        DataError: a part holds no weights, or damaged ones.
+    """
+    weights: Weights = {}
+    for part, prefix in (("flow", ""), ("context_encoder", "context_encoder.")):
+        found = of_folder(folder / part)
+        if found is None:
+            raise DataError(f"{folder / part} holds no weights", "give the folder of a CrossFlow model")
+        weights |= {prefix + key: weight for key, weight in found.items()}
+    if (folder / TOWER).is_file():
+        weights |= of_safetensors(folder / TOWER)
+    return weights
 
 
 def identify(
@@ -295,7 +314,7 @@ def _copied(base: Path, folder: Path, latent_scale: float | None) -> dict[str, A
     if missing:
         raise DataError(f"{base} lacks {', '.join(missing)}", f"give a folder with {', '.join(COPIED)}")
     for part in COPIED:
-        shutil.copytree(base / part, folder / part)
+        shutil.copytree(base / part, folder / part, dirs_exist_ok=True)
     if latent_scale is not None:
         path = folder / "vae" / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"scaling_factor": latent_scale}, indent=2) + "\n")

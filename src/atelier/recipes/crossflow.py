@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from atelier.models.crossflow.model import CrossFlow
     from atelier.recipes.crossflow_encoder import Encoder
     from atelier.recipes.crossflow_objective import Objective
+    from atelier.recipes.layouts import Layout
     from atelier.sampling.crossflow import CrossFlowPipeline
 
 
@@ -106,7 +107,7 @@ _PUBLISHED = TrainConfig(
     loader_workers=4,
 )
 _LAPTOP = TrainConfig(
-    steps=2500,
+    steps=1200,
     batch_size=64,
     processes=2,
     zero_stage=2,
@@ -118,7 +119,7 @@ _LAPTOP = TrainConfig(
     clip_norm=1.0,
     ema_decay=0.995,
     log_every=20,
-    preview_every=500,
+    preview_every=300,
     checkpoint_every_s=60,
     loader_workers=1,
 )
@@ -132,6 +133,7 @@ _TWIN: dict[str, Any] = {
     "sample_batch": 64,
     "guidance": 3.0,
     "preview_steps": 20,
+    "bars": {"layout_accuracy": 0.8},
 }
 
 PROFILES = {
@@ -172,7 +174,7 @@ class Recipe:
     config: Config
     name: str = "crossflow"
     twin: str = "sd_twin"
-    raw_forms: tuple[str, ...] = ("coco",)
+    raw_forms: tuple[str, ...] = ("captioned",)
 
     @property
     def box_rules(self) -> dict[str, float | int]:
@@ -196,34 +198,45 @@ class Recipe:
         from atelier.sampling.crossflow import CrossFlowPipeline
 
         if model is None:
-            return CrossFlowPipeline.from_pretrained(base)
+            opened = CrossFlowPipeline.from_pretrained(base)
+            opened.set_progress_bar_config(disable=True)
+            return opened
         return CrossFlowPipeline.around(base, model, self.config.latent_scale)
 
     def export(self, base: Path, state: "dict[str, Tensor]", folder: Path) -> dict[str, int]:
         """Writes what was trained as a diffusers-style folder with the base's parts; returns parameter counts."""
         from atelier.convert.crossflow import write_folder
         from atelier.convert.weights import of_state
+        from atelier.models.crossflow.model import fixed_parameters
 
-        done = write_folder(of_state(state), self.config.model(), folder, base, latent_scale=self.config.latent_scale)
+        config = self.config.model()
+        weights = of_state(fixed_parameters(config) | state)
+        done = write_folder(weights, config, folder, base, latent_scale=self.config.latent_scale)
         return {"total": done.parameters}
 
-    def prompts(self, count: int) -> list[str]:
-        """Held-out prompts to look at."""
-        from atelier.recipes.crossflow_prompts import digit_prompts, published_prompts
+    def layouts(self, count: int, seed: int) -> "list[Layout]":
+        """Held-out prompts to sample, and for the twin where its digits must be, for the judge."""
+        from atelier.recipes.crossflow_prompts import digit_layouts, published_layouts
 
-        return digit_prompts(count) if self.config.miniature else published_prompts()[:count]
+        return digit_layouts(count, seed) if self.config.miniature else published_layouts()[:count]
 
     def sample(
-        self, pipeline: "CrossFlowPipeline", prompts: list[str], steps: int, guidance: float
+        self,
+        pipeline: "CrossFlowPipeline",
+        layouts: "list[Layout]",
+        steps: int,
+        guidance: float,
+        grounded: bool = True,
     ) -> "list[Image.Image]":
-        """One picture a prompt, each from its own seed."""
+        """One picture a prompt, each from its own seed; ``grounded=False`` is the control: the null velocity, which
+        leads from the same text's latent to any image."""
         import torch
 
         images: list[Image.Image] = pipeline(
-            prompts,
+            [layout.prompt for layout in layouts],
             num_inference_steps=steps,
-            guidance_scale=guidance,
+            guidance_scale=guidance if grounded else 0.0,
             solver=self.config.solver,
-            generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
+            generator=[torch.Generator().manual_seed(layout.seed) for layout in layouts],
         ).images
         return images

@@ -245,14 +245,17 @@ class Objective:
         return {} if model.open_clip is None else {"logit_scale": float(model.open_clip.logit_scale.detach().float())}
 
     def preview(self, model: CrossFlow, step: int) -> list[Image.Image] | None:
-        """The recipe's own prompts, always from the same seeds."""
+        """The recipe's held-out prompts, always the same ones from the same seeds."""
         if self._pipeline is None:
             self._pipeline = self.recipe.pipeline(self.base, model)
         training = model.training
         model.eval()
         try:
-            prompts = self.recipe.prompts(self.config.preview_count)
-            return self.recipe.sample(self._pipeline, prompts, self.config.preview_steps, self.config.guidance)
+            layouts = self.recipe.layouts(self.config.preview_count, seed=1)
+            images: list[Image.Image] = self.recipe.sample(
+                self._pipeline, layouts, self.config.preview_steps, self.config.guidance
+            )
+            return images
         finally:
             model.train(training)
 

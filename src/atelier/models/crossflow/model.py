@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from atelier.models.crossflow.configs import CrossFlowConfig
 from atelier.models.crossflow.dimr import CrossFlowDiMR
-from atelier.models.crossflow.dit import CrossFlowDiT
+from atelier.models.crossflow.dit import CrossFlowDiT, sin_cos_table
 from atelier.models.crossflow.heads import image_head
 from atelier.models.crossflow.image_tower import ImageTower
 from atelier.models.crossflow.text_encoder import CrossFlowTextEncoder
@@ -58,6 +58,15 @@ def build_flow(config: CrossFlowConfig) -> Any:
     """The flow network alone, a ``CrossFlowDiT`` or a ``CrossFlowDiMR``."""
     kind: Any = CrossFlowDiT if config.backbone == "dit" else CrossFlowDiMR
     return kind(**config.flow, channels=config.latent_shape[0])
+
+
+def fixed_parameters(config: CrossFlowConfig) -> dict[str, Tensor]:
+    """Parameters that are never trained, by their released names: DiT's position table."""
+    if config.backbone == "dimr":
+        return {}
+    flow = config.flow
+    grid = flow["latent_size"] // flow.get("patch_size", 2)
+    return {"pos_embed": sin_cos_table(flow["hidden_size"], grid)}
 
 
 def released_name(name: str) -> str:
