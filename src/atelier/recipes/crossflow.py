@@ -207,10 +207,13 @@ class Recipe:
         """Writes what was trained as a diffusers-style folder with the base's parts; returns parameter counts."""
         from atelier.convert.crossflow import write_folder
         from atelier.convert.weights import of_state
-        from atelier.models.crossflow.model import fixed_parameters
+        from atelier.models.crossflow.model import fixed_parameters, released_name
 
         config = self.config.model()
-        weights = of_state(fixed_parameters(config) | state)
+        named = {
+            released_name(name): tensor for name, tensor in state.items()
+        }  # a checkpoint has the model's own names
+        weights = of_state(fixed_parameters(config) | named)
         done = write_folder(weights, config, folder, base, latent_scale=self.config.latent_scale)
         return {"total": done.parameters}
 
