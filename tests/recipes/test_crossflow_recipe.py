@@ -224,10 +224,12 @@ def test_padding_is_neither_stored_nor_read() -> None:
         )
 
 
-def test_features_of_another_language_model_are_refused() -> None:
+def test_features_of_another_model_are_refused() -> None:
     objective, found = recipe().objective(base()), samples(recipe(), 1)
     with pytest.raises(ConfigError, match="width 64, the model reads 128"):
         objective.collate([found[0] | {"text": np.zeros((3, 64), np.float16)}])
+    with pytest.raises(ConfigError, match=r"moments are \[8, 16, 16\], the model's latents \(4, 8, 8\)"):
+        objective.collate([found[0] | {"moments": np.zeros((8, 16, 16), np.float16)}])
 
 
 def _train(folder: Path, processes: int, steps: int = 6, stage: str = "crossflow", **train: Any) -> Path:

@@ -294,7 +294,7 @@ def _fresh_tower(config: CrossFlowConfig) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         with torch.device("meta"):
             model: nn.Module = CrossFlow(config)
-        state = {}
+        state: dict[str, torch.Tensor] = {}
         for part in TRAINING_ONLY:
             module = model.get_submodule(part).to_empty(device="cpu")
             _reset(module)

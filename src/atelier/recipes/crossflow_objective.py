@@ -7,6 +7,7 @@ term keeps the text's posterior near the normal distribution, and a contrastive 
 
 import math
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from atelier.data.batch_reader import column
 from atelier.errors import ConfigError
+from atelier.models.crossflow.configs import CrossFlowConfig
 from atelier.models.crossflow.flops import training_flops
 from atelier.models.crossflow.model import CrossFlow, released_name
 from atelier.models.crossflow.text_encoder import Posterior
@@ -160,6 +162,7 @@ class Objective:
         from diffusers import AutoencoderKL
 
         self.recipe, self.config, self.base = recipe, recipe.config, base
+        self.networks: CrossFlowConfig = self.config.model()
         self.rules = Rules(self.config.parity, self.config.kl_weight, self.config.contrastive_weight)
         own = float(AutoencoderKL.load_config(base / "vae")["scaling_factor"])
         self.scaling_factor = self.config.latent_scale or own
@@ -168,7 +171,7 @@ class Objective:
 
     def build(self) -> CrossFlow:
         """A fresh model of the configuration."""
-        model = CrossFlow(self.config.model())
+        model = CrossFlow(self.networks)
         for stage in getattr(model.flow, "stages", [model.flow]):
             stage.gradient_checkpointing = self.config.gradient_checkpointing
         return model
@@ -183,8 +186,7 @@ class Objective:
 
         A text is stored without its padding (``parity``: with it); ``tokens`` says how many of its rows are tokens.
         """
-        config = self.config.model()
-        width, tokens = config.text["width"], config.text.get("tokens", 77)
+        width, tokens = self.networks.text["width"], self.networks.text.get("tokens", 77)
         text, mask = torch.zeros(len(samples), tokens, width), torch.zeros(len(samples), tokens)
         for row, sample in enumerate(samples):
             states = torch.from_numpy(sample["text"])
@@ -195,7 +197,14 @@ class Objective:
                 )
             text[row, : len(states)] = states[:tokens]
             mask[row, : int(sample["tokens"])] = 1
-        batch = {"moments": torch.from_numpy(column(samples, "moments")).float(), "text": text, "mask": mask}
+        moments = torch.from_numpy(column(samples, "moments")).float()
+        channels, *sides = self.networks.latent_shape
+        if list(moments.shape[1:]) != [2 * channels, *sides]:
+            raise ConfigError(
+                f"the samples' moments are {list(moments.shape[1:])}, the model's latents {self.networks.latent_shape}",
+                "use features of the model's resolution",
+            )
+        batch = {"moments": moments, "text": text, "mask": mask}
         if self.config.image_tower == "pixels":
             pixels = torch.from_numpy(column(samples, "image"))
             batch["images"] = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -203,10 +212,10 @@ class Objective:
 
     def loss(self, model: CrossFlow, batch: dict[str, Any], draws: Draws, progress: float) -> dict[str, Tensor]:
         """The sum of flow, contrastive and KL terms, and each of them."""
-        channels, height, width = batch["moments"].shape[1] // 2, *batch["moments"].shape[2:]
-        x = latents_of(batch["moments"], draws.normal((channels, height, width)), self.scaling_factor)
+        shape = self.networks.latent_shape
+        x = latents_of(batch["moments"], draws.normal(shape), self.scaling_factor)
         t = draws.normal().sigmoid()
-        noise = draws.normal((channels * height * width,))
+        noise = draws.normal((prod(shape),))
         null, partner = draws.chance(self.config.null_share), draws.uniform()
         image_latents, logit_scale = None, None
         if self.config.image_tower != "none":
@@ -261,4 +270,4 @@ class Objective:
 
     def flops_per_sample(self) -> float:
         """See ``models.crossflow.flops``."""
-        return training_flops(self.config.model())
+        return training_flops(self.networks)

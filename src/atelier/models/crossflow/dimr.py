@@ -66,6 +66,7 @@ class PositionTable(nn.Module):
     def __init__(self, places: int, dim: int) -> None:
         super().__init__()
         self.position_embeddings = nn.Embedding(places, dim)
+        nn.init.normal_(self.position_embeddings.weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [B, N, d] → [B, N, d]."""
@@ -166,6 +167,18 @@ class ConvNeXtBlock(nn.Module):
         return mixed
 
 
+def _start_small(blocks: nn.ModuleList) -> None:
+    """Residual branches begin small: the sum over many blocks then begins with the variance of one."""
+    scale = (2 * len(blocks)) ** -0.5
+    with torch.no_grad():
+        for block in blocks:
+            for name, layer in block.named_modules():
+                if name in ("block1.dense", "block2.w2"):
+                    assert isinstance(layer, nn.Linear)
+                    layer.weight.mul_(scale)
+                    layer.bias.zero_()
+
+
 class StageNetwork(nn.Module):
     """A U-shaped stack of blocks at one resolution.
 
@@ -197,6 +210,7 @@ class StageNetwork(nn.Module):
             )
         block = TransformerBlock if stage.block_type == "TransformerBlock" else ConvNeXtBlock
         self.blocks = nn.ModuleList(block(stage) for _ in range(2 * stage.half + 1))
+        _start_small(self.blocks)
         self.skip_denses = nn.ModuleList(nn.Linear(2 * dim, dim) for _ in range(stage.half))
         kernel = stage.final_kernel_size
         self.output_layer = nn.ModuleDict(
@@ -273,18 +287,6 @@ class CrossFlowDiMR(ModelMixin, ConfigMixin):
         self.stages = nn.ModuleList(
             StageNetwork(stage, channels, stages[number - 1] if number else None) for number, stage in enumerate(stages)
         )
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Residual branches begin small: the sum over many blocks then begins with the variance of one."""
-        for stage in self.stages:
-            small = (2 * len(stage.blocks)) ** -0.5
-            for block in stage.blocks:
-                last = [block.block2.w2, *([block.block1.dense] if isinstance(block, TransformerBlock) else [])]
-                for layer in last:
-                    with torch.no_grad():
-                        layer.weight.mul_(small), layer.bias.zero_()
-            nn.init.normal_(stage.input_layer["3"].position_embeddings.weight, std=0.02)
 
     def forward(self, x: Tensor, t: Tensor, null: Tensor | None = None) -> list[Tensor]:
         """Velocities from the lowest resolution to the latent's; see ``flow.FlowNetwork``."""

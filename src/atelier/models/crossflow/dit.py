@@ -26,6 +26,7 @@ class PatchEmbed(nn.Module):
     def __init__(self, channels: int, dim: int, patch: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(channels, dim, patch, patch)
+        nn.init.xavier_uniform_(self.proj.weight.view(dim, -1))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, H, W] → [B, H · W / patch², dim]."""
@@ -40,7 +41,12 @@ class TimeEmbedder(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(self.FEATURES, dim), nn.SiLU(), nn.Linear(dim, dim))
+        first, last = nn.Linear(self.FEATURES, dim), nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(first, nn.SiLU(), last)
+        nn.init.normal_(first.weight, std=0.02)
+        nn.init.normal_(last.weight, std=0.02)
+        nn.init.zeros_(first.bias)
+        nn.init.zeros_(last.bias)
 
     def forward(self, t: Tensor) -> Tensor:
         """t [B] → [B, dim]."""
@@ -48,7 +54,7 @@ class TimeEmbedder(nn.Module):
         exponents = torch.arange(half, dtype=torch.float32, device=t.device) / half
         angles = t.float()[:, None] * torch.exp(-math.log(self.MAX_PERIOD) * exponents)
         features = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        embedded: Tensor = self.mlp(features.to(self.mlp[0].weight.dtype))
+        embedded: Tensor = self.mlp(features.to(next(self.mlp.parameters()).dtype))
         return embedded
 
 
@@ -58,6 +64,7 @@ class IndicatorEmbedder(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.embedding_table = nn.Embedding(2, dim)
+        nn.init.normal_(self.embedding_table.weight, std=0.02)
 
     def forward(self, null: Tensor) -> Tensor:
         """null bool [B] → [B, dim]."""
@@ -171,21 +178,17 @@ class CrossFlowDiT(ModelMixin, ConfigMixin):
 
     def _initialise(self, dim: int, grid: int) -> None:
         """DiT's own start: every block and the output begin as nothing (adaLN-Zero)."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
         with torch.no_grad():
             if not self.pos_embed.is_meta:
                 self.pos_embed.copy_(sin_cos_table(dim, grid))
-        nn.init.xavier_uniform_(self.x_embedder.proj.weight.view(dim, -1))
-        nn.init.zeros_(self.x_embedder.proj.bias)
-        nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
-        nn.init.normal_(self.t_embedder.mlp[0].weight, std=0.02)
-        nn.init.normal_(self.t_embedder.mlp[2].weight, std=0.02)
-        for layer in [*(block.adaLN_modulation[1] for block in self.blocks), self.final_layer.adaLN_modulation[1]]:
-            nn.init.zeros_(layer.weight)
-        nn.init.zeros_(self.final_layer.linear.weight)
+        for name, module in self.named_modules():
+            if not isinstance(module, nn.Linear) or name.startswith("t_embedder."):
+                continue
+            if "adaLN_modulation" in name or name == "final_layer.linear":
+                nn.init.zeros_(module.weight)
+            else:
+                nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor, t: Tensor, null: Tensor | None = None) -> list[Tensor]:
         """The velocity, in a list of one; see ``flow.FlowNetwork``."""

@@ -127,12 +127,8 @@ class CrossFlowTextEncoder(ModelMixin, ConfigMixin):
         zero_padding: bool = False,
     ) -> None:
         super().__init__()
-        dim = width
-        if width == T5_WIDTH:
-            dim = COMPRESSED
-            self.compressor = Compressor(width, dim)
-        else:
-            self.compressor = None
+        dim = COMPRESSED if width == T5_WIDTH else width
+        self.compressor = Compressor(width, dim) if width == T5_WIDTH else None
         self.layers = nn.ModuleList(EncoderLayer(dim, num_heads, hidden, dropout) for _ in range(num_layers))
         self.reduction_layers = nn.ModuleList(
             EncoderLayer(dim >> halvings, num_heads, hidden, dropout, halved=True) for halvings in range(num_reductions)
