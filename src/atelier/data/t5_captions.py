@@ -1,10 +1,9 @@
 """Captions as DeepFloyd cleaned them for T5: what CrossFlow's T5 models were trained on and expect.
 
 The rules are those of diffusers' ``IFPipeline``, with the standard library in the place of BeautifulSoup (tags out) and
-of ftfy (mis-decoded UTF-8, ligatures, wide forms).
+of ftfy (ligatures, wide forms, quotes).
 """
 
-import contextlib
 import html
 import re
 import unicodedata
@@ -100,9 +99,10 @@ def _without_tags(text: str) -> str:
 
 
 def _mended(text: str) -> str:
-    """Text with what went wrong on its way put right, where that can be told from the text alone."""
-    with contextlib.suppress(UnicodeError):
-        text = text.encode("cp1252").decode("utf-8")  # UTF-8 that was read as Windows-1252
+    """Ligatures, wide forms, curled quotes and control characters in plain form.
+
+    ftfy also mends UTF-8 that was read as another encoding; here the rules before it have taken such text apart.
+    """
     text = text.translate(_LIGATURES)
     text = "".join(unicodedata.normalize("NFKC", c) if "\uff01" <= c <= "\uffef" else c for c in text)
     text = re.sub(r"[“”„‟]", '"', re.sub(r"[‘’‚‛]", "'", text))

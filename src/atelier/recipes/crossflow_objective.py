@@ -256,7 +256,7 @@ class Objective:
     def preview(self, model: CrossFlow, step: int) -> list[Image.Image] | None:
         """The recipe's held-out prompts, always the same ones from the same seeds."""
         if self._pipeline is None:
-            self._pipeline = self.recipe.pipeline(self.base, model)
+            self._pipeline = self.recipe.pipeline(self.base, model).to(next(model.parameters()).device)
         training = model.training
         model.eval()
         try:
