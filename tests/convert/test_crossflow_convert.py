@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from atelier.cli import main
 from atelier.convert.crossflow import TOWER, expected_shapes, identify, to_folder, to_released
 from atelier.errors import ConfigError, DataError
 from atelier.models.crossflow.configs import RELEASED, CrossFlowConfig
@@ -114,6 +115,14 @@ def test_another_language_model_is_refused(tmp_path: Path) -> None:
     path, _ = _checkpoint(tmp_path, DIMR)
     with pytest.raises(ConfigError, match="states of width 128, CrossFlow tiny_dimr reads 32"):
         to_folder(path, tmp_path / "folder", base=base(), known=KNOWN)
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, _ = _checkpoint(tmp_path, DIT)
+    assert main(["convert-crossflow", str(path), str(tmp_path / "folder")]) == 2
+    assert "is no CrossFlow that was released (nearest to" in capsys.readouterr().err
+    assert main(["convert-crossflow", str(tmp_path), str(tmp_path / "back.pth")]) == 3
+    assert "holds no weights" in capsys.readouterr().err
 
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
