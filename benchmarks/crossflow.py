@@ -128,6 +128,6 @@ def _samples() -> list[dict[str, Any]]:
         Image.fromarray(canvas.pixels).resize((256, 256)).save(buffer, "JPEG", quality=95)
         tokens = len(padded["text"])
         sample["whole_text"] = padded["text"]
-        sample["whole_mask"] = (np.arange(tokens) < int(padded["tokens"])).astype(np.float32)
+        sample["whole_mask"] = (np.arange(tokens) < padded["tokens"].item()).astype(np.float32)
         sample["jpeg"] = buffer.getvalue()
     return samples

@@ -208,8 +208,8 @@ def test_padding_is_neither_stored_nor_read() -> None:
     """Short and long captions: as many rows as tokens, and the model sees no difference to the whole text zeroed."""
     chosen = recipe()
     short, long = samples(chosen, 2, ["a two", "a three above a seven and an eight"])
-    assert len(short["text"]) == int(short["tokens"]) == 4
-    assert len(long["text"]) == int(long["tokens"]) > 10
+    assert len(short["text"]) == short["tokens"].item() == 4
+    assert len(long["text"]) == long["tokens"].item() > 10
     whole = samples(recipe(parity=True), 2, ["a two", "a three above a seven and an eight"])
     assert len(whole[0]["text"]) == 16
     objective = chosen.objective(base())

@@ -32,14 +32,14 @@ class Encoder:
     @torch.no_grad()
     def encode(self, images: np.ndarray, examples: list[RawExample]) -> list[dict[str, np.ndarray]]:
         """images uint8 [B, res, res, 3] → B samples of ``moments`` [2C, h, w], ``text`` [n, d] float16, and
-        ``tokens`` (n) int32; with ``image`` uint8 [res, res, 3] where the contrastive loss sees pixels."""
+        ``tokens`` [1] int32 (n); with ``image`` uint8 [res, res, 3] where the contrastive loss sees pixels."""
         moments = half(self.latents.moments(images))
         prompts = encode(self.tokenizer, self.language_model, [example.caption for example in examples], self.tokens)
         states, counts = half(prompts.states), prompts.mask.sum(1).int().tolist()
         samples = []
         for row, count in enumerate(counts):
             kept = self.tokens if self.config.parity else count
-            sample = {"moments": moments[row], "text": states[row, :kept], "tokens": np.array(count, np.int32)}
+            sample = {"moments": moments[row], "text": states[row, :kept], "tokens": np.array([count], np.int32)}
             if self.config.image_tower == "pixels":
                 sample["image"] = images[row]
             samples.append(sample)

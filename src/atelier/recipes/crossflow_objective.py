@@ -196,7 +196,7 @@ class Objective:
                     f"use features of the language model {self.config.language_model!r}",
                 )
             text[row, : len(states)] = states[:tokens]
-            mask[row, : int(sample["tokens"])] = 1
+            mask[row, : int(sample["tokens"].item())] = 1
         moments = torch.from_numpy(column(samples, "moments")).float()
         channels, *sides = self.networks.latent_shape
         if list(moments.shape[1:]) != [2 * channels, *sides]:
