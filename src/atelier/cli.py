@@ -97,9 +97,26 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--average", action="store_true", help="the moving average of the trained weights")
     convert.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of one weight file (default 5GB)")
 
+    crossflow = command("convert-crossflow", _convert_crossflow, "a CrossFlow checkpoint to a folder, or back")
+    crossflow.add_argument("source", type=Path, help="a released .pth (or .safetensors), or a model's folder")
+    crossflow.add_argument("target", type=Path, help="a folder, or for a folder's way back a .pth or .safetensors")
+    crossflow.add_argument("--configuration", default="", metavar="NAME", help="which it must be, e.g. 512px_t5_dit")
+    crossflow.add_argument("--base", type=Path, metavar="FOLDER", help="vae, text_encoder and tokenizer to take along")
+    crossflow.add_argument("--dtype", default="", help="fp32, fp16 or bf16; default: as stored")
+    crossflow.add_argument("--keep-tower", action="store_true", help="the contrastive loss's image tower too")
+
     from atelier.sampling import command as sample
+    from atelier.sampling import text_command as text
 
     sample.add_arguments(command("sample", sample.run, "draw pictures with a trained model: a prompt, boxes, phrases"))
+
+    text.add_paint_arguments(command("paint", text.paint, "draw pictures of prompts with a CrossFlow model"))
+    text.add_interpolate_arguments(
+        command("interpolate", text.interpolate, "pictures from one prompt to another: a strip and a GIF")
+    )
+    text.add_arithmetic_arguments(
+        command("arithmetic", text.arithmetic, "a picture of one prompt plus and minus others: a strip and a GIF")
+    )
 
     ui = command("ui", _ui, "open MLflow's page on this project's runs and models")
     ui.add_argument("--port", type=int, default=os.environ.get("ATELIER_PORT") or 5000)
@@ -251,6 +268,24 @@ def _convert(arguments: argparse.Namespace) -> int:
     given = vars(arguments)
     names = ("source", "target", "to", "base", "dtype", "average", "max_shard_size")
     print("\n".join(convert(**{name: given[name] for name in names}).lines))
+    return 0
+
+
+def _convert_crossflow(arguments: argparse.Namespace) -> int:
+    from atelier.convert.crossflow import to_folder, to_released
+
+    if arguments.source.is_dir():
+        done = to_released(arguments.source, arguments.target)
+    else:
+        done = to_folder(
+            arguments.source,
+            arguments.target,
+            arguments.configuration,
+            arguments.base,
+            arguments.dtype,
+            arguments.keep_tower,
+        )
+    print("\n".join(done.lines))
     return 0
 
 

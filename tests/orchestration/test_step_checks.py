@@ -48,6 +48,14 @@ def test_what_a_step_would_refuse_is_refused_ahead(sdxl: catalogue.Pipeline, giv
         check_steps(sdxl, given)
 
 
+def test_crossflow_is_checked_ahead_too() -> None:
+    crossflow = catalogue.load(PROJECT, "crossflow_256_clip_dimr")
+    check_steps(crossflow, {})
+    check_steps(crossflow, {"profile": "paper", "pictures": "s3://b/*.jpg", "captions": "s3://b/list.jsonl"})
+    with pytest.raises(ConfigError, match="step source would fail: no URI for captions"):
+        check_steps(crossflow, {"pictures": "s3://b/*.jpg"})
+
+
 def test_a_profile_is_checked_with_its_own_numbers(sdxl: catalogue.Pipeline) -> None:
     check_steps(sdxl, {"profile": "paper", "processes": 32})
     with pytest.raises(ConfigError, match="profile paper: train: batch_size 64 is not divisible by processes 5"):

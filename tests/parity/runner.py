@@ -8,11 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.parity import gligen, gligen_data, gligen_original, gligen_pipelines
+from tests.parity import (
+    crossflow,
+    crossflow_data,
+    crossflow_sampling,
+    crossflow_training,
+    gligen,
+    gligen_data,
+    gligen_original,
+    gligen_pipelines,
+)
 from tests.parity.case import Case, Comparison
 
 Kind = Callable[[Case], dict[str, Tensor] | Comparison]
 SYSTEMS: dict[str, dict[str, Kind]] = {
+    "crossflow": {
+        **crossflow.KINDS,
+        **crossflow_training.KINDS,
+        **crossflow_sampling.KINDS,
+        **crossflow_data.KINDS,
+    },
     "gligen": {**gligen.KINDS, **gligen_original.KINDS, **gligen_data.KINDS, **gligen_pipelines.KINDS},
 }
 

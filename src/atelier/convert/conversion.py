@@ -1,9 +1,5 @@
 """One conversion from any form of a GLIGEN checkpoint to another: every key accounted for, or nothing written."""
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +13,7 @@ from atelier.errors import ConfigError, DataError
 from atelier.models.gligen import GatedSelfAttention, PositionNet
 from atelier.models.grounded_unet import is_adapter_key
 from atelier.models.keys import Shape, require_same_keys
-from atelier.storage.atomic import fsync_folder, os_errors, replace_file
+from atelier.storage.atomic import new_folder, replace_file
 from atelier.training.start import write_start
 
 TARGETS = ("diffusers", "unet", "original", "adapter", "igligen-xl", "checkpoint")
@@ -201,7 +197,7 @@ def _write(
         return []
     if to == "checkpoint":
         pieces = ({name: weight.tensor() for name, weight in s.items()} for s in shards_of(weights, max_shard))
-        with _new_folder(target) as folder:
+        with new_folder(target) as folder:
             name = write_start(folder, pieces)
         return [f"{name}: a training that keeps its checkpoints here starts from it, its optimizer from nothing"]
     if config is None:
@@ -217,7 +213,7 @@ def _write(
             "an IGLIGEN-XL folder needs the text encoders, the VAE and the scheduler too",
             "give --base FOLDER, a whole SDXL diffusers folder",
         )
-    with _new_folder(target) as folder:
+    with new_folder(target) as folder:
         if to == "unet":
             return [f"files: {', '.join(unet_folder.write(weights, config, folder, max_shard))}"]
         if to == "igligen-xl" and whole is not None:
@@ -226,19 +222,3 @@ def _write(
             files, parts = pipeline_folder.write(folder, weights, config, whole, max_shard)
         copied = f"copied as they are: {', '.join(parts)}" if parts else "the UNet alone: no --base to copy parts from"
         return [f"files: {', '.join(f'unet/{name}' for name in files)}", copied]
-
-
-@contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder beside ``target`` that becomes it at the end, or is removed."""
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with os_errors(target):
-        scratch.mkdir(parents=True)
-        try:
-            yield scratch
-            if target.exists():
-                target.rmdir()  # seen to be empty before
-            scratch.rename(target)
-            fsync_folder(target.parent)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)

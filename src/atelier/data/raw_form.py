@@ -120,7 +120,34 @@ def _coco_draw(folder: Path, images: int, seed: int, size: int) -> dict[str, int
     return {}
 
 
+def _captioned_kind(name: str) -> str | None:
+    suffix = PurePosixPath(name).suffix.lower()
+    return "captions" if suffix == ".jsonl" else "pictures" if suffix in PICTURES else None
+
+
+def _captioned_check(places: Iterable[str]) -> None:
+    places = list(places)
+    _has_pictures(places)
+    if not any(place.endswith(".jsonl") for place in places):
+        raise ConfigError("the source has no list of prompts", "give a .jsonl with img_path and prompt a line")
+
+
+def _captioned_draw(folder: Path, images: int, seed: int, size: int) -> dict[str, int]:
+    from atelier.data.digits_captioned import write_captioned
+
+    write_captioned(folder, images, seed, size)
+    return {}
+
+
 FORMS = {
+    "captioned": RawForm(
+        "captioned",
+        {"pictures": "images", "captions": "annotations"},
+        (),
+        _captioned_kind,
+        _captioned_check,
+        _captioned_draw,
+    ),
     "sa1b": RawForm(
         "sa1b",
         {"tars": "tars", "captions": "captions", "boxes": "boxes"},

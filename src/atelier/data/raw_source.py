@@ -60,8 +60,8 @@ class RawSource(RawUnits, Protocol):
 
 
 def open_source(manifest: Manifest, cache: Path | None = None) -> RawSource:
-    """The source of the manifest's kind: ``coco-raw``, ``sa1b-latents-raw``, or tars (``sa1b-raw``, or any folder that
-    holds some).
+    """The source of the manifest's kind: ``coco-raw``, ``captioned-raw``, ``sa1b-latents-raw``, or tars
+    (``sa1b-raw``, or any folder that holds some).
 
     Raises:
         DataError: it holds no data of that form.
@@ -70,6 +70,10 @@ def open_source(manifest: Manifest, cache: Path | None = None) -> RawSource:
         from atelier.data.coco_source import COCOSource
 
         return COCOSource(manifest, cache)
+    if manifest.kind == "captioned-raw":
+        from atelier.data.captioned_source import CaptionedSource
+
+        return CaptionedSource(manifest, cache)
     if manifest.kind == "sa1b-latents-raw":
         from atelier.data.sa1b_latents_source import SA1BLatentsSource
 

@@ -40,7 +40,13 @@ class LatentEncoder:
     @torch.no_grad()
     def __call__(self, images: np.ndarray) -> Tensor:
         """uint8 [B, res, res, 3] → scaled latents [B, C, h, w]."""
-        return torch.cat([self._latents(part) for part in torch.from_numpy(images).split(self._images(images))])
+        mean, _ = self.moments(images).chunk(2, dim=1)
+        return mean * self.vae.config["scaling_factor"]
+
+    @torch.no_grad()
+    def moments(self, images: np.ndarray) -> Tensor:
+        """uint8 [B, res, res, 3] → the posterior's mean and log-variance, not scaled, [B, 2C, h, w]."""
+        return torch.cat([self._moments(part) for part in torch.from_numpy(images).split(self._images(images))])
 
     def _images(self, images: np.ndarray) -> int:
         """Images in one pass of the autoencoder."""
@@ -48,10 +54,10 @@ class LatentEncoder:
             return len(images)
         return max(1, self.PIXELS_PER_PASS // (images.shape[1] * images.shape[2]))
 
-    def _latents(self, images: Tensor) -> Tensor:
+    def _moments(self, images: Tensor) -> Tensor:
         x = images.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        latents: Tensor = self.vae.encode(x).latent_dist.mean * self.vae.config["scaling_factor"]
-        return latents
+        posterior: Tensor = self.vae.encode(x).latent_dist.parameters
+        return posterior
 
 
 def half(x: Tensor) -> np.ndarray:

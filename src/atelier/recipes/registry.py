@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from atelier.errors import ConfigError
 
-RECIPES = ("gligen_coco", "igligen_xl")
+RECIPES = ("crossflow", "gligen_coco", "igligen_xl")
 
 
 def names() -> tuple[str, ...]:

@@ -13,15 +13,18 @@ from atelier.storage.inputs import InputFolder
 
 def canvases(folder: InputFolder, most: int) -> list[Picture]:
     """The first pictures, cut to the centre square, with boxes and phrases where there are any."""
-    return _of_coco(folder, most) if folder.manifest.kind == "coco-raw" else _of_tars(folder, most)
+    files = folder.manifest.kind in ("coco-raw", "captioned-raw")
+    return _of_files(folder, most) if files else _of_tars(folder, most)
 
 
-def _of_coco(folder: InputFolder, most: int) -> list[Picture]:
+def _of_files(folder: InputFolder, most: int) -> list[Picture]:
+    from atelier.data.captioned_source import CaptionedSource
     from atelier.data.coco_source import COCOSource
     from atelier.data.quarantine import Quarantined
     from atelier.data.settings import Settings
 
-    source, shown = COCOSource(folder.manifest), list[Picture]()
+    kind = CaptionedSource if folder.manifest.kind == "captioned-raw" else COCOSource
+    source, shown = kind(folder.manifest), list[Picture]()
     for example in source.first(most):
         if isinstance(example, Quarantined):
             continue  # preprocess has counted it

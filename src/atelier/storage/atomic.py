@@ -97,3 +97,19 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_json(path: Path, obj: Any) -> None:
     """Replaces ``path`` with readable JSON (two spaces, sorted keys) in one rename."""
     write_bytes(path, (json.dumps(obj, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside ``target`` that becomes it at the end, or is removed."""
+    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    with os_errors(target):
+        scratch.mkdir(parents=True)
+        try:
+            yield scratch
+            if target.exists():
+                target.rmdir()  # seen to be empty before
+            scratch.rename(target)
+            fsync_folder(target.parent)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)

@@ -16,7 +16,7 @@ def deepspeed_config(config: TrainConfig, trainable: int, on_gpu: bool) -> dict[
         trainable: number of trainable parameters; buckets are no larger.
         on_gpu: overlaps communication with the backward pass; on a CPU both compete for the same cores.
     """
-    bucket = min(BUCKET_ELEMENTS, max(trainable, 1))
+    bucket = min(BUCKET_ELEMENTS, trainable + trainable % 2)  # DeepSpeed wants it even
     settings: dict[str, Any] = {
         "train_batch_size": config.batch_size,
         "train_micro_batch_size_per_gpu": config.process_micro_batch,

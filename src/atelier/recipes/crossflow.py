@@ -1,0 +1,245 @@
+"""CrossFlow (arXiv 2412.15213): text to image by flow matching that starts from the text instead of noise.
+
+Five published models, which differ in resolution, language model and backbone. ``PROFILES`` is the first, from scratch:
+256 px, CLIP, DiMR, on LAION-400M and JourneyDB. The others are ``STAGES``, each begun with an earlier one's weights:
+512 px CLIP DiMR from it, then 512 px T5 (DiMR and DiT); 256 px T5 from it too. ``paper`` is the published size,
+``laptop`` a twin of under two million parameters on canvases of two real handwritten digits.
+
+The objective: the velocity between a text's latent and an image's latent, a KL term and a contrastive term on the
+text's latent. Guidance is trained by showing a share of the texts with another image and an indicator that says so.
+Where the published training and ours differ, ``parity`` brings back theirs (``crossflow_objective.Rules``).
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from atelier.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from atelier.models.crossflow.configs import CrossFlowConfig
+    from atelier.models.crossflow.model import CrossFlow
+    from atelier.recipes.crossflow_encoder import Encoder
+    from atelier.recipes.crossflow_objective import Objective
+    from atelier.recipes.layouts import Layout
+    from atelier.sampling.crossflow import CrossFlowPipeline
+
+
+class Config(BaseModel):
+    """Everything that can be chosen; each profile below is one frozen instance."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    resolution: int = Field(256, gt=0, description="pixels of the square")
+    language_model: Literal["clip", "t5"] = "clip"
+    backbone: Literal["dimr", "dit"] = "dimr"
+    miniature: bool = Field(False, description="the miniature network instead of the published one")
+    base_model: str = Field("", description="folder with vae, text_encoder and tokenizer; '' is shipped")
+    latent_scale: float | None = Field(None, gt=0, description="of the latents; None: the autoencoder's own")
+    image_tower: Literal["latents", "pixels", "none"] = Field(
+        "latents",
+        description="what the contrastive loss sees: the latents that are there anyway, or pixels as upstream's, "
+        "which must then be stored and decoded",
+    )
+
+    parity: bool = Field(False, description="the published training's own rules, see crossflow_objective.Rules")
+    null_share: float = Field(0.1, ge=0, lt=1, description="samples shown with another image, for guidance")
+    kl_weight: float = Field(1e-2, ge=0)
+    contrastive_weight: float = Field(1.0, ge=0)
+    gradient_checkpointing: bool = True
+
+    train: TrainConfig
+    encode_batch: int = Field(8, gt=0)
+    samples_per_shard: int = Field(1024, gt=0)
+    max_quarantined: float = Field(0.02, ge=0, le=1)
+
+    solver: str = Field("ab2", description="see sampling.flow_solvers")
+    sample_steps: int = Field(25, gt=0)
+    sample_count: int = Field(64, gt=0)
+    sample_batch: int = Field(8, gt=0)
+    guidance: float = Field(7.0, ge=0)
+    preview_steps: int = Field(25, gt=0)
+    preview_count: int = Field(8, gt=0)
+    bars: dict[str, float] = Field(default_factory=dict, description="least value of each judged metric")
+
+    def model(self) -> "CrossFlowConfig":
+        """The networks' configuration.
+
+        Raises:
+            ConfigError: no model of this resolution, language model and backbone was published.
+        """
+        from atelier.recipes.crossflow_networks import published, twin
+
+        made = twin(self.resolution, self.backbone) if self.miniature else published(self)
+        made = replace(made, text={**made.text, "zero_padding": not self.parity})
+        if self.image_tower == "none":
+            return replace(made, tower=None)
+        if self.image_tower == "latents":
+            channels, side, _ = made.latent_shape
+            read = {"channels": channels, "image_size": side, "patch": 2 if side <= 32 else 4}
+            return replace(made, tower={**(made.tower or {}), **read})
+        return made
+
+
+_PUBLISHED = TrainConfig(
+    steps=1_000_000,
+    batch_size=1024,
+    processes=8,
+    micro_batch=16,
+    zero_stage=2,
+    precision="bf16",
+    lr=1e-5,
+    betas=(0.9, 0.9),
+    weight_decay=0.03,
+    warmup_steps=5000,
+    clip_norm=1.0,  # upstream has none, and no guard against a step that breaks fourteen post-norm layers
+    ema_decay=0.9999,
+    seed=1234,
+    log_every=50,
+    preview_every=5000,
+    checkpoint_every_steps=1000,
+    keep_checkpoints=3,
+    loader_workers=4,
+)
+_LAPTOP = TrainConfig(
+    steps=1200,
+    batch_size=64,
+    processes=2,
+    zero_stage=2,
+    lr=2e-3,
+    betas=(0.9, 0.95),
+    weight_decay=0.03,
+    schedule="flat_cosine",
+    warmup_steps=100,
+    clip_norm=1.0,
+    ema_decay=0.995,
+    log_every=20,
+    preview_every=300,
+    checkpoint_every_s=60,
+    loader_workers=1,
+)
+_TWIN: dict[str, Any] = {
+    "miniature": True,
+    "gradient_checkpointing": False,
+    "encode_batch": 64,
+    "samples_per_shard": 512,
+    "sample_steps": 20,
+    "sample_count": 128,
+    "sample_batch": 64,
+    "guidance": 3.0,
+    "preview_steps": 20,
+    "bars": {"layout_accuracy": 0.8},
+}
+
+PROFILES = {
+    "paper": Config(
+        base_model="hf://stable-diffusion-v1-5/stable-diffusion-v1-5",
+        latent_scale=0.2301,
+        train=_PUBLISHED,
+    ),
+    "laptop": Config(resolution=32, train=_LAPTOP, **_TWIN),
+}
+
+
+def _stage(lr: float, laptop: dict[str, Any], **changes: Any) -> dict[str, Config]:
+    """A later model: the first one's configuration but for these fields."""
+    paper, first = PROFILES["paper"], PROFILES["laptop"]
+    return {
+        "paper": Config.model_validate(
+            {**paper.model_dump(), **changes, "train": {**paper.train.model_dump(), "lr": lr}}
+        ),
+        "laptop": Config.model_validate({**first.model_dump(), **laptop}),
+    }
+
+
+STAGES = {
+    "512_clip_dimr": _stage(1e-5, {"resolution": 64}, resolution=512, null_share=0.15),
+    "512_t5_dimr": _stage(1e-5, {"resolution": 64}, resolution=512, language_model="t5", null_share=0.15),
+    "512_t5_dit": _stage(2e-5, {"backbone": "dit"}, resolution=512, language_model="t5", backbone="dit"),
+    "256_t5_dimr": _stage(5e-5, {}, language_model="t5"),
+}
+"""The other four models; the first one, ``256_clip_dimr``, is the recipe without a stage."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One model of the recipe at one size; knows no storage, no cluster."""
+
+    profile: str
+    config: Config
+    name: str = "crossflow"
+    twin: str = "sd_twin"
+    raw_forms: tuple[str, ...] = ("captioned",)
+
+    @property
+    def box_rules(self) -> dict[str, float | int]:
+        """No boxes are trained on."""
+        return {}
+
+    def encoder(self, base: Path) -> "Encoder":
+        """Raw examples to training arrays, with the base's autoencoder and language model."""
+        from atelier.recipes.crossflow_encoder import Encoder
+
+        return Encoder(base, self.config)
+
+    def objective(self, base: Path) -> "Objective":
+        """What the engine trains."""
+        from atelier.recipes.crossflow_objective import Objective
+
+        return Objective(self, base)
+
+    def pipeline(self, base: Path, model: "CrossFlow | None" = None) -> "CrossFlowPipeline":
+        """The sampler of an exported folder, or of a base folder with ``model`` in it."""
+        from atelier.sampling.crossflow import CrossFlowPipeline
+
+        if model is None:
+            opened = CrossFlowPipeline.from_pretrained(base)
+            opened.set_progress_bar_config(disable=True)
+            return opened
+        return CrossFlowPipeline.around(base, model, self.config.latent_scale)
+
+    def export(self, base: Path, state: "dict[str, Tensor]", folder: Path) -> dict[str, int]:
+        """Writes what was trained as a diffusers-style folder with the base's parts; returns parameter counts."""
+        from atelier.convert.crossflow import write_folder
+        from atelier.convert.weights import of_state
+        from atelier.models.crossflow.model import fixed_parameters, released_name
+
+        config = self.config.model()
+        named = {
+            released_name(name): tensor for name, tensor in state.items()
+        }  # a checkpoint has the model's own names
+        weights = of_state(fixed_parameters(config) | named)
+        done = write_folder(weights, config, folder, base, latent_scale=self.config.latent_scale)
+        return {"total": done.parameters}
+
+    def layouts(self, count: int, seed: int) -> "list[Layout]":
+        """Held-out prompts to sample, and for the twin where its digits must be, for the judge."""
+        from atelier.recipes.crossflow_prompts import digit_layouts, published_layouts
+
+        return digit_layouts(count, seed) if self.config.miniature else published_layouts()[:count]
+
+    def sample(
+        self,
+        pipeline: "CrossFlowPipeline",
+        layouts: "list[Layout]",
+        steps: int,
+        guidance: float,
+        grounded: bool = True,
+    ) -> "list[Image.Image]":
+        """One picture a prompt, each from its own seed; ``grounded=False`` is the control: the null velocity, which
+        leads from the same text's latent to any image."""
+        import torch
+
+        images: list[Image.Image] = pipeline(
+            [layout.prompt for layout in layouts],
+            num_inference_steps=steps,
+            guidance_scale=guidance if grounded else 0.0,
+            solver=self.config.solver,
+            generator=[torch.Generator().manual_seed(layout.seed) for layout in layouts],
+        ).images
+        return images

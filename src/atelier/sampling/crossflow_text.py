@@ -1,0 +1,71 @@
+"""Prompts as CrossFlow's text encoder reads them: CLIP's or T5's last states, and which of them are tokens."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from atelier.data.t5_captions import clean_caption
+from atelier.errors import ConfigError, DataError
+
+MAX_TOKENS = 77
+T5_SCALE = 10.0
+"""What T5's states are multiplied by: they are smaller than CLIP's."""
+
+_log = logging.getLogger(__name__)
+
+
+class Prompts(NamedTuple):
+    """Encoded prompts: states float32 [B, T, d]; mask [B, T], 1 where there is a token; tokens cut off each."""
+
+    states: Tensor
+    mask: Tensor
+    cut: tuple[int, ...]
+
+
+def open_language_model(folder: Path) -> tuple[Any, Any]:
+    """Tokenizer and text encoder, CLIP or T5, of a diffusers folder.
+
+    Raises:
+        DataError: it has none.
+    """
+    from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
+
+    path = folder / "text_encoder" / "config.json"
+    try:
+        kind = json.loads(path.read_text())["model_type"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path} cannot be read ({error})", "give a diffusers folder with a text encoder") from error
+    model: Any = T5EncoderModel if kind == "t5" else CLIPTextModel
+    encoder = model.from_pretrained(folder / "text_encoder").eval().requires_grad_(False)
+    return AutoTokenizer.from_pretrained(folder / "tokenizer"), encoder
+
+
+@torch.no_grad()
+def encode(tokenizer: Any, encoder: Any, prompts: Sequence[str], tokens: int = MAX_TOKENS) -> Prompts:
+    """Encodes prompts, padded and cut to ``tokens``.
+
+    CLIP sees its own padding (it was trained so), T5 does not; T5's captions are cleaned first. A prompt longer than
+    that is cut, and the log says so; an empty one is a begin and an end.
+
+    Raises:
+        ConfigError: a prompt is no text.
+    """
+    wrong = [prompt for prompt in prompts if not isinstance(prompt, str)]
+    if wrong:
+        raise ConfigError(f"{wrong[0]!r} is no prompt", "give texts")
+    t5 = encoder.config.model_type == "t5"
+    texts = [clean_caption(prompt) for prompt in prompts] if t5 else list(prompts)
+    given = tokenizer(texts, padding="max_length", max_length=tokens, truncation=True, return_tensors="pt")
+    whole = tokenizer(texts, padding=False, truncation=False).input_ids
+    cut = tuple(max(0, len(ids) - tokens) for ids in whole)
+    for prompt, lost in zip(prompts, cut, strict=True):
+        if lost:
+            _log.warning("the last %d tokens of this prompt are not seen: %.60s …", lost, prompt)
+    ids, mask = given.input_ids.to(encoder.device), given.attention_mask.to(encoder.device)
+    states = encoder(ids, attention_mask=mask if t5 else None).last_hidden_state.float()
+    return Prompts(states * T5_SCALE if t5 else states, mask.float(), cut)
