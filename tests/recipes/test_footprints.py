@@ -11,8 +11,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from atelier.models.activations import saved_bytes
+from atelier.models.crossflow.flops import training_flops
+from atelier.models.crossflow.model import CrossFlow
 from atelier.models.flops import adapter_training_flops, unet_inputs
 from atelier.models.grounded_unet import adapter_parameters, attach, freeze_base
+from atelier.recipes.crossflow import STAGES
 from atelier.recipes.registry import get
 
 GOLDEN = Path(__file__).parents[1] / "parity/golden/gligen"
@@ -68,6 +71,36 @@ def test_papers(name: str) -> None:
     config = {key: value for key, value in config.items() if key != "attention_type"}
     recipe = get(name, "paper")
     compare(recipe, config, recipe.config.resolution // 8, 77, torch.bfloat16)
+
+
+CROSSFLOW = ["crossflow", *(f"crossflow:{stage}" for stage in STAGES)]
+
+
+@pytest.mark.parametrize("profile", ["laptop", pytest.param("paper", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", CROSSFLOW)
+def test_crossflow(name: str, profile: str) -> None:
+    recipe = get(name, profile)
+    config, stated = recipe.config, recipe.footprint
+    networks = config.model()
+    dtype = torch.bfloat16 if profile == "paper" else torch.float32
+    with torch.device("meta"):
+        model = CrossFlow(networks)
+        for module in model.modules():
+            module.to(dtype)
+        if config.gradient_checkpointing:
+            model.flow.enable_gradient_checkpointing()
+
+        def forward(rows: int) -> Any:
+            tokens, width = networks.text.get("tokens", 77), networks.text.get("width", 768)
+            latents = torch.zeros(rows, *networks.latent_shape, dtype=dtype)
+            posterior = model.context_encoder(torch.zeros(rows, tokens, width, dtype=dtype), torch.ones(rows, tokens))
+            velocity = model.flow(latents, torch.zeros(rows), torch.zeros(rows, dtype=torch.bool))
+            return posterior, velocity, model.image_latents(latents)
+
+        held = [saved_bytes(functools.partial(forward, rows), model.parameters()) for rows in (1, 2)]
+    assert stated.trainable == sum(p.numel() for p in model.parameters())
+    assert stated.activation_bytes == pytest.approx(held[1] - held[0], rel=0.02)
+    assert stated.training_flops == pytest.approx(training_flops(networks), rel=0.001)
 
 
 def test_a_later_stage_has_its_own() -> None:

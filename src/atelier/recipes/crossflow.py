@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from atelier.training.config import TrainConfig
+from atelier.training.footprint import Footprint
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -166,6 +167,24 @@ STAGES = {
 """The other four models; the first one, ``256_clip_dimr``, is the recipe without a stage."""
 
 
+_JOURNEYDB, _LAION = 4_000_000, 400_000_000
+"""Images, rounded as the paper has them; a raw picture of about 512 px is put down as 60 kB. A sample: the latent's
+moments and a caption of 20 tokens."""
+
+FOOTPRINTS = {
+    # language model, backbone, resolution (the twins': latent 8, 16 and, for DiT, 8)
+    ("clip", "dimr", 256): Footprint(1_397_109_483, 0, 2.30611e12, 5.7668e8, 2.9e11, 48_000, 60_000, _LAION),
+    ("clip", "dimr", 512): Footprint(1_419_960_571, 0, 2.79769e12, 9.1363e8, 1.15e12, 97_000, 60_000, _JOURNEYDB),
+    ("t5", "dimr", 512): Footprint(1_464_908_955, 0, 2.81407e12, 9.2520e8, 1.33e12, 230_000, 60_000, _JOURNEYDB),
+    ("t5", "dit", 512): Footprint(1_548_447_645, 0, 5.45889e12, 3.7174e8, 1.33e12, 230_000, 60_000, _JOURNEYDB),
+    ("t5", "dimr", 256): Footprint(1_452_150_411, 0, 2.32255e12, 5.8825e8, 4.7e11, 181_000, 60_000, _JOURNEYDB),
+    ("dimr", 32): Footprint(1_751_227, 0, 1.28225e8, 1.89604e6, 1.2e7, 6_000, 3_000),
+    ("dimr", 64): Footprint(4_377_787, 0, 4.39486e8, 6.33393e6, 4.8e7, 9_000, 6_000),
+    ("dit", 32): Footprint(2_640_017, 0, 1.45060e8, 1.43337e6, 1.2e7, 6_000, 3_000),
+}
+"""By what decides the networks, see ``Footprint``; activations with gradient checkpointing where the recipe has it."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One model of the recipe at one size; knows no storage, no cluster."""
@@ -180,6 +199,13 @@ class Recipe:
     def box_rules(self) -> dict[str, float | int]:
         """No boxes are trained on."""
         return {}
+
+    @property
+    def footprint(self) -> Footprint:
+        """What a training of this size costs."""
+        config = self.config
+        twin = (config.backbone, config.resolution)
+        return FOOTPRINTS[twin if config.miniature else (config.language_model, *twin)]
 
     def encoder(self, base: Path) -> "Encoder":
         """Raw examples to training arrays, with the base's autoencoder and language model."""
