@@ -1,6 +1,6 @@
 """CrossFlow at 256 px with CLIP and DiMR: text to image by a flow that starts from the text; the first of five models.
 
-``make run`` runs it here with the profile ``laptop`` (a twin of under two million parameters: "a three above a seven"
+``make run`` runs it here with the profile ``laptop`` (a twin of under three million parameters: "a three above a seven"
 drawn in real handwriting); ``make compile`` writes the Kubeflow pipeline.
 """
 

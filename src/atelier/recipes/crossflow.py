@@ -3,7 +3,7 @@
 Five published models, which differ in resolution, language model and backbone. ``PROFILES`` is the first, from scratch:
 256 px, CLIP, DiMR, on LAION-400M and JourneyDB. The others are ``STAGES``, each begun with an earlier one's weights:
 512 px CLIP DiMR from it, then 512 px T5 (DiMR and DiT); 256 px T5 from it too. ``paper`` is the published size,
-``laptop`` a twin of under two million parameters on canvases of two real handwritten digits.
+``laptop`` a twin of under three million parameters on canvases of two real handwritten digits.
 
 The objective: the velocity between a text's latent and an image's latent, a KL term and a contrastive term on the
 text's latent. Guidance is trained by showing a share of the texts with another image and an indicator that says so.
