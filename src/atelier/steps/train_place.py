@@ -47,9 +47,8 @@ class Place(Protocol):
 class Here:
     """This machine: the ranks write into the step's folder."""
 
-    outputs_at = None
-
     def __init__(self, context: StepContext, threads: int) -> None:
+        self.outputs_at: str | None = None
         self.launcher: Launcher = LocalLauncher(threads=threads)
         self.folder = str(context.out.path)
         self._plan = context.out.path / PLAN

@@ -1,7 +1,7 @@
 """Progress, time left and metrics into the TrainJob's ``status.trainerStatus`` (Kubeflow Trainer 2.3, alpha).
 
-Where the Trainer's gate ``TrainJobStatus`` is on, it gives every node three variables: the URL of its status server, and
-the files of a token (which is renewed: read at every use) and of the server's certificate authority. The server takes
+Where the Trainer's gate ``TrainJobStatus`` is on, it gives every node three variables: the URL of its status server,
+the files of a token (it is renewed: read at every use) and of the server's certificate authority. The server takes
 ``POST {"trainerStatus": {"progressPercentage", "estimatedRemainingSeconds", "metrics": [{"name", "value"}],
 "lastUpdatedTime"}}``, at most 64 KiB, values as text of at most 64 characters
 (kubeflow/trainer, pkg/statusserver; KEP-2779).

@@ -75,7 +75,7 @@ class Api:
         """An object; None when there is none."""
         return self._ask("GET", self._path(kind, name, group, namespaced), missing=None)
 
-    def list(self, kind: str, group: str = "", labels: str = "", fields: str = "") -> list[Object]:
+    def find(self, kind: str, group: str = "", labels: str = "", fields: str = "") -> list[Object]:
         """Objects by label or field selector."""
         query = [(key, value) for key, value in (("labelSelector", labels), ("fieldSelector", fields)) if value]
         found: list[Object] = (self._ask("GET", self._path(kind, group=group), query) or {}).get("items", [])
@@ -83,7 +83,7 @@ class Api:
 
     def jobs(self, labels: str) -> list[Object]:
         """TrainJobs by label."""
-        return self.list("trainjobs", f"{GROUP}/{VERSION}", labels)
+        return self.find("trainjobs", f"{GROUP}/{VERSION}", labels)
 
     def job(self, name: str) -> Object | None:
         """One TrainJob; None when there is none."""
@@ -123,7 +123,7 @@ class Api:
                 yield rest
 
     def _ask(
-        self, method: str, path: str, query: "list[tuple[str, str]] | None" = None, body: Any = None, **other: Any
+        self, method: str, path: str, query: list[tuple[str, str]] | None = None, body: Any = None, **other: Any
     ) -> Any:
         """The answer; for 404 ``missing``, where that is given."""
         from kubernetes.client.exceptions import ApiException
@@ -165,9 +165,7 @@ class Api:
             time.sleep(pause)
             pause = min(pause * 2, 15.0)
 
-    def _request(
-        self, method: str, path: str, query: "list[tuple[str, str]]", body: Any, read_s: float = READ_S
-    ) -> Any:
+    def _request(self, method: str, path: str, query: list[tuple[str, str]], body: Any, read_s: float = READ_S) -> Any:
         content = "application/merge-patch+json" if method == "PATCH" else "application/json"
         return self._connection.call_api(
             path,

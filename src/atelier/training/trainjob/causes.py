@@ -33,7 +33,7 @@ _OURS: dict[str, Cause] = {
 }
 
 _SAID: tuple[tuple[Cause, tuple[str, ...]], ...] = (
-    ("node_lost", ("uncorrectable NVLink error", "uncorrectable ECC error", "fallen off the bus", "hardware stack error")),
+    ("node_lost", ("uncorrectable nvlink error", "uncorrectable ecc error", "fallen off the bus")),
     (
         "out_of_memory",
         ("out of memory", "can't allocate memory", "cannot allocate memory", "cublas_status_alloc_failed"),
@@ -77,6 +77,6 @@ def cause_of(record: dict[str, Any], log_end: str, killed_by: int | None, out_of
 def _said(text: str) -> Cause | None:
     text = text.lower()
     for cause, phrases in _SAID:
-        if any(phrase.lower() in text for phrase in phrases):
+        if any(phrase in text for phrase in phrases):
             return cause
     return None

@@ -31,7 +31,7 @@ def check(api: Api, settings: TrainJobSettings) -> None:
         "pods": settings.nodes,
         "count/pods": settings.nodes,
     }
-    for quota in api.list("resourcequotas"):
+    for quota in api.find("resourcequotas"):
         for name, hard in quota.get("spec", {}).get("hard", {}).items():
             if name in wanted and hard.isdigit() and int(hard) < wanted[name]:
                 raise ConfigError(

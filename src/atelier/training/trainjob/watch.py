@@ -98,7 +98,7 @@ class Watch:
 
     def _look(self) -> Object | None:
         job = self.api.job(self.name)
-        self.pods.update(self.api.list("pods", labels=f"{names.JOBSET}={self.name}"))
+        self.pods.update(self.api.find("pods", labels=f"{names.JOBSET}={self.name}"))
         return job
 
     def _settled(self) -> bool:
@@ -109,7 +109,7 @@ class Watch:
 
     def _events(self) -> list[Object]:
         """Warnings and notes about the job and its pods, oldest first."""
-        ours = [event for event in self.api.list("events") if event["involvedObject"]["name"].startswith(self.name)]
+        ours = [event for event in self.api.find("events") if event["involvedObject"]["name"].startswith(self.name)]
         return sorted(ours, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
 
     def _follow_log(self) -> None:
