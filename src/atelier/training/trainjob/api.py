@@ -56,8 +56,10 @@ class Api:
                 config.load_incluster_config(client_configuration=settings)
                 found = (ACCOUNT / "namespace").read_text().strip()
             else:
-                config.load_kube_config(client_configuration=settings)
-                found = config.list_kube_config_contexts()[1]["context"].get("namespace", "default")
+                # The library reads the variable once, when it is imported.
+                file = os.environ.get("KUBECONFIG") or None
+                config.load_kube_config(file, client_configuration=settings)
+                found = config.list_kube_config_contexts(file)[1]["context"].get("namespace", "default")
         except (config.ConfigException, OSError, KeyError) as error:
             raise ConfigError(
                 f"no Kubernetes cluster to run the training on: {error}",
