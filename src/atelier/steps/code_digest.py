@@ -29,6 +29,7 @@ NEUTRAL = (
     "atelier.training.delivery",
     "atelier.training.trainjob",
     "atelier.training.trainjob_settings",
+    "atelier.training.callbacks.end_unwatched",
     "atelier.training.callbacks.keep_previews",
     "atelier.training.callbacks.trainer_status",
 )

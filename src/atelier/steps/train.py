@@ -82,6 +82,7 @@ def run(
                     "start": origin.model.to_json() if origin else None,
                     "folder": place.folder,
                     "outputs": place.outputs_at,
+                    "watched": place.watched,
                     # Where the outputs go to S3 the checkpoints do too: another machine can take over.
                     "checkpoints": None if is_local(artifacts) else join(artifacts, "checkpoints", ctx.key),
                     "tracking": _tracking(ctx),

@@ -25,11 +25,13 @@ class Place(Protocol):
         launcher: starts them there.
         folder: the ranks' own folder, as they see it.
         outputs_at: see ``engine.train``.
+        watched: arguments of ``EndUnwatched``; None where the ranks die with their launcher anyway.
     """
 
     launcher: Launcher
     folder: str
     outputs_at: str | None
+    watched: dict[str, Any] | None
 
     def write_plan(self, text: str) -> str:
         """Puts the plan where all ranks can read it; returns the place's path or URI."""
@@ -49,6 +51,7 @@ class Here:
 
     def __init__(self, context: StepContext, threads: int) -> None:
         self.outputs_at: str | None = None
+        self.watched: dict[str, Any] | None = None
         self.launcher: Launcher = LocalLauncher(threads=threads)
         self.folder = str(context.out.path)
         self._plan = context.out.path / PLAN
@@ -68,9 +71,12 @@ class OnCluster:
     """
 
     def __init__(self, context: StepContext, settings: TrainJobSettings, title: str) -> None:
+        from atelier.storage import s3
         from atelier.training.delivery import delivered
+        from atelier.training.trainjob.heartbeat import NAME
         from atelier.training.trainjob.launcher import TrainJobLauncher
 
+        sign = join(context.out.uri, NAME)
         self._out = context.out
         self.outputs_at: str | None = context.out.uri
         self.folder = f"{settings.scratch.rstrip('/')}/{context.name}-{context.key}"
@@ -80,7 +86,9 @@ class OnCluster:
             title=title,
             logs_uri=join(context.out.uri, LOGS),
             complete=lambda: delivered(context.out.uri) is not None,
+            beat=lambda: s3.write_bytes(sign, b""),
         )
+        self.watched: dict[str, Any] | None = {"sign": sign, "limit_s": settings.unwatched_s}
 
     def write_plan(self, text: str) -> str:
         from atelier.storage import s3

@@ -18,6 +18,7 @@ def main(plan_place: str) -> int:
     from atelier.storage.manifest import Manifest
     from atelier.tracking.runs import attach
     from atelier.training.callbacks import standard_callbacks
+    from atelier.training.callbacks.end_unwatched import EndUnwatched
     from atelier.training.delivery import delivered
     from atelier.training.engine import train
 
@@ -36,7 +37,10 @@ def main(plan_place: str) -> int:
             ShardDataset(Manifest.parse(plan["shards"])),
             recipe.config.train,
             Path(plan["folder"]),
-            standard_callbacks(recipe.config.train, tracker, outputs),
+            [
+                *standard_callbacks(recipe.config.train, tracker, outputs),
+                *([EndUnwatched(**plan["watched"])] if plan["watched"] else []),
+            ],
             loader=Loader,
             checkpoints_at=plan["checkpoints"],
             adapter=adapter,

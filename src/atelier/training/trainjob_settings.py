@@ -55,6 +55,11 @@ class TrainJobSettings(BaseModel):
     pending_s: int = Field(
         86400, gt=0, description="how long its nodes may wait for a place before the launcher gives up"
     )
+    unwatched_s: int = Field(
+        1800,
+        gt=0,
+        description="after so long without a launcher (which is killed or never came back) the ranks save and end",
+    )
     retries: Retries = Retries()
     scratch: str = Field("/scratch", min_length=1, description="a folder of the nodes with room, of this pod alone")
 

@@ -18,6 +18,7 @@ from atelier.training.trainjob import names, preflight
 from atelier.training.trainjob.api import Api, Conflict, Object, labelled
 from atelier.training.trainjob.causes import CAUSES, RAISED
 from atelier.training.trainjob.evidence import Verdict, condition
+from atelier.training.trainjob.heartbeat import Heartbeat
 from atelier.training.trainjob.manifest import Identity, train_job
 from atelier.training.trainjob.owner import Owner, find_owner, was_ended
 from atelier.training.trainjob.watch import End, Watch
@@ -37,6 +38,7 @@ class TrainJobLauncher:
         key: the training's (the step's cache key).
         title: readable, for the TrainJob's name.
         logs_uri: where the nodes leave their logs; "": nowhere.
+        beat: leaves a sign of life for the nodes; called every minute.
         complete: whether the training's result is there already; asked before a TrainJob is made. None: it is when a
             TrainJob of it is complete.
         api: the cluster; None: the one that this process runs in.
@@ -50,11 +52,12 @@ class TrainJobLauncher:
         title: str = "",
         logs_uri: str = "",
         complete: Callable[[], bool] | None = None,
+        beat: Callable[[], None] | None = None,
         api: Api | None = None,
         poll_s: float = 3.0,
     ) -> None:
         self.settings, self.key, self.title = settings, key, title
-        self.logs_uri, self.complete, self.poll_s = logs_uri, complete, poll_s
+        self.logs_uri, self.complete, self.beat, self.poll_s = logs_uri, complete, beat, poll_s
         self.facts: dict[str, Any] = {}
         self._api = api
         self._log: Path | None = None
@@ -78,7 +81,7 @@ class TrainJobLauncher:
         shutil.rmtree(logs, ignore_errors=True)
         logs.mkdir(parents=True)
         self._log = log_path(logs, 0)
-        with _Signals() as signals:
+        with _Signals() as signals, Heartbeat(self.beat):
             api = self._api = self._api or Api.connect(settings.namespace)
             owner = find_owner(api)
             identity = Identity(owner.run, self.key, self.title, owner.reference)
