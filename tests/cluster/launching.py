@@ -40,6 +40,7 @@ class Launched:
             self.launcher.run("toy", ["plan"], self.settings.processes, self._logs, self.settings.nodes)
         except BaseException as error:
             self.error = error
+            print(f"the launcher raised {type(error).__name__}: {error}", flush=True)
 
     def result(self, seconds: float = 60.0) -> BaseException | None:
         """What it raised; None when the training completed."""

@@ -72,7 +72,7 @@ class Trainer:
         found = self.custom.list_namespaced_custom_object(*GROUP, self.namespace, "trainjobs")["items"]
         return sorted(found, key=lambda job: int(job["metadata"]["labels"].get("atelier/attempt", 0)))
 
-    def wait_for_job(self, count: int = 1, seconds: float = 60.0) -> Object:
+    def wait_for_job(self, count: int = 1, seconds: float = 20.0) -> Object:
         """The newest TrainJob, as soon as there are so many."""
         return wait_for(lambda: found[-1] if len(found := self.jobs()) >= count else None, seconds)
 

@@ -25,7 +25,14 @@ def node(
         "ATELIER_TERMINATION_LOG": str(folder / f"message-{rank}"),
     }  # fmt: skip
     return subprocess.Popen(
-        [sys.executable, "-m", "atelier.training.trainjob.node", str(folder / f"node-{rank}"), "", "30", *command],
+        [
+            sys.executable,
+            "-m",
+            "atelier.training.trainjob.node",
+            f"--scratch={folder / f'node-{rank}'}",
+            "--grace=30",
+            *command,
+        ],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -76,7 +76,10 @@ def train_job(
         "trainer": {
             "image": settings.image,
             "command": ["python", "-m", "atelier.training.trainjob.node"],
-            "args": [settings.scratch, logs_uri, str(GRACE_S), module, *arguments],
+            "args": [
+                f"--scratch={settings.scratch}", f"--grace={GRACE_S}", *([f"--logs={logs_uri}"] if logs_uri else []),
+                module, *arguments,
+            ],
             "numNodes": settings.nodes,
             # Trainer's own choice without a GPU would be one process a core.
             "numProcPerNode": settings.processes_per_node,

@@ -1,9 +1,10 @@
 """A training node's process in its pod: torchrun, and a report of how it ended.
 
-``python -m atelier.training.trainjob.node <scratch> <logs uri> <grace> <module> [arguments]``. Trainer's torch runtime
-says how many nodes there are, which one this is and where they meet (``PET_*``), which torchrun reads by itself.
+``python -m atelier.training.trainjob.node --scratch=… --grace=… [--logs=s3://…] <module> [arguments]``. Trainer's torch
+runtime says how many nodes there are, which one this is and where they meet (``PET_*``); torchrun reads that by itself.
 """
 
+import argparse
 import contextlib
 import os
 import re
@@ -188,8 +189,14 @@ def _upload(logs: Path, ranks: list[int], place: str) -> None:
 
 
 if __name__ == "__main__":
-    place, uri, grace, name, *rest = sys.argv[1:]
-    code = main(Path(place), uri, grace, name, rest)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--scratch", type=Path, required=True)
+    parser.add_argument("--grace", required=True)
+    parser.add_argument("--logs", default="")
+    parser.add_argument("module")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    given = parser.parse_args()
+    code = main(given.scratch, given.logs, given.grace, given.module, given.arguments)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
