@@ -127,7 +127,7 @@ class Trainer:
         }  # fmt: skip
         self.set_pod(pod, "Failed" if code else "Succeeded", {"terminated": ended}, **status)
 
-    def set_job(self, job: str, condition: str, reason: str = "JobsFailed", message: str = "") -> None:
+    def set_job(self, job: str, condition: str, reason: str = "JobsFailed", message: str = "m") -> None:
         """The Trainer's last word on a job: Complete, Failed or Suspended."""
         told = {"type": condition, "status": "True", "reason": reason, "message": message, "lastTransitionTime": now()}
         self.custom.patch_namespaced_custom_object_status(
