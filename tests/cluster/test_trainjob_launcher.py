@@ -158,6 +158,19 @@ def test_budgets_are_counted_apart(trainer: Trainer, tmp_path: Path) -> None:
     assert launched.launcher.facts["attempts"] == 4
 
 
+def test_the_next_try_waits_until_the_last_one_has_saved(trainer: Trainer, tmp_path: Path) -> None:
+    launched = Launched(tmp_path / "logs", given=settings(retries={"preempted": 1}))
+    first, second = trainer.create_pods(trainer.wait_for_job())
+    trainer.run(first, second)
+    trainer.end(second, 143)
+    trainer.set_job(name_of(trainer.jobs()[0]), "Failed")
+    time.sleep(8)
+    assert len(trainer.jobs()) == 1, "one pod still runs"
+    trainer.end(first, 75)
+    complete(trainer, 2)
+    assert launched.result() is None
+
+
 def test_a_killed_launcher_finds_its_job_again(trainer: Trainer, tmp_path: Path) -> None:
     first = start(tmp_path / "a", settings())
     job = trainer.wait_for_job()

@@ -88,6 +88,7 @@ class Trainer:
                     "jobset.sigs.k8s.io/jobset-name": name,
                     "jobset.sigs.k8s.io/replicatedjob-name": "node",
                     "batch.kubernetes.io/job-completion-index": str(index),
+                    **patched_labels(job),
                 }},
                 "spec": {
                     "serviceAccountName": "trainer",
@@ -141,6 +142,16 @@ class Trainer:
             "involvedObject": {"kind": "Pod", "namespace": self.namespace, "name": about},
             "lastTimestamp": now(), "firstTimestamp": now(),
         })  # fmt: skip
+
+
+def patched_labels(job: Object) -> dict[str, str]:
+    """The labels that a TrainJob's patches give its pods."""
+    found: dict[str, str] = {}
+    for patch in job["spec"].get("runtimePatches", []):
+        for replicated in patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]:
+            assert replicated["name"] == "node"
+            found |= replicated["template"]["spec"]["template"].get("metadata", {}).get("labels", {})
+    return found
 
 
 def wait_for(look: Callable[[], Any], seconds: float = 60.0) -> Any:

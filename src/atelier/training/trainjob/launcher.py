@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,8 @@ from atelier.training.trainjob.owner import Owner, find_owner, was_ended
 from atelier.training.trainjob.watch import End, Watch
 from atelier.training.trainjob_settings import TrainJobSettings
 
+LEFTOVER_S = 150.0
+"""Somewhat more than a pod has to save and end."""
 _BACKOFF_S = {"nccl": 15.0, "node_lost": 5.0, "unknown": 30.0}
 
 
@@ -118,8 +121,7 @@ class TrainJobLauncher:
                     current, number = None, number - 1
                     continue
             name = current["metadata"]["name"]
-            show = self._show
-            end = Watch(api, name, show, signals.wait, self.settings.pending_s, self.poll_s).follow()
+            end = Watch(api, name, self._show, signals.wait, self.settings.pending_s, self.poll_s).follow()
             self._seconds[name] = end.seconds
             current = None
             if end.outcome == "interrupted":
@@ -179,14 +181,28 @@ class TrainJobLauncher:
         return f"{settings.nodes} nodes of {settings.processes_per_node} processes{gpus}"
 
     def _let_others_finish(self, api: Api, identity: Identity, signals: "_Signals") -> None:
-        """Another run that trains the very same thing is waited for: its result is ours, its checkpoints too."""
-        told = False
-        while others := self._others(api, identity):
-            if not told:
-                print(f"another run trains the same: waiting for TrainJob {others[0]}", file=sys.stderr, flush=True)
-                told = True
-            if signals.wait(max(self.poll_s, 0.2) * 3):
-                raise Preempted("the launcher was asked to end while it waited for another run", "run again")
+        """Waits for another run that trains the very same thing, whose result is ours, and for what is still saving.
+
+        Two trainings at once would write the same checkpoints. A pod on a node that is lost never ends: the wait for
+        pods is bounded by the grace that they have.
+        """
+        told, since = "", time.monotonic()
+        while held_up := self._in_the_way(api, identity, pods=time.monotonic() - since < LEFTOVER_S):
+            if held_up != told:
+                print(held_up, file=sys.stderr, flush=True)
+                told = held_up
+            if signals.wait(self.poll_s):
+                raise Preempted("the launcher was asked to end while it waited for another training", "run again")
+
+    def _in_the_way(self, api: Api, identity: Identity, pods: bool) -> str:
+        """What a new TrainJob has to wait for; "" when there is nothing."""
+        if others := self._others(api, identity):
+            return f"another run trains the same: waiting for TrainJob {others[0]}"
+        if pods:
+            for pod in api.find("pods", labels=f"{names.KEY}={names.label_value(self.key)}"):
+                if pod.get("status", {}).get("phase") == "Running":
+                    return f"waiting for {pod['metadata']['name']} of an earlier try to end"
+        return ""
 
     def _others(self, api: Api, identity: Identity) -> list[str]:
         """Running TrainJobs of other runs with the same key, in the order of their creation."""
