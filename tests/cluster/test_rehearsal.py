@@ -162,6 +162,8 @@ def test_the_compiled_step_on_two_nodes_ends_as_the_local_launcher_does(
         # A spot node goes: its container is asked to end.
         machines.processes[first][1].send_signal(signal.SIGTERM)
         shown, _ = step.communicate(timeout=240)
+    except subprocess.TimeoutExpired as error:
+        pytest.fail(f"the step does not end: {(error.stdout or b'')[-6000:]!r}")
     finally:
         step.kill()
         cluster.run("delete", "secret", "atelier-s3", "-n", "atelier")

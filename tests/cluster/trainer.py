@@ -25,6 +25,8 @@ from atelier.training.group import reserved_port
 from tests.cluster.kubelet import NODE, Kubelet
 
 Object = dict[str, Any]
+GRACE_S = 60.0
+"""terminationGracePeriodSeconds: then the kubelet kills."""
 GROUP = ("trainer.kubeflow.org", "v1alpha1")
 
 
@@ -178,6 +180,7 @@ class RunningTrainer(Trainer):
         self.folder, self.scratch = folder, scratch
         self.processes: dict[str, list[subprocess.Popen[bytes]]] = {}
         self._pods: dict[str, list[str]] = {}
+        self._failing: dict[str, float] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._reconcile, daemon=True)
 
@@ -205,6 +208,8 @@ class RunningTrainer(Trainer):
                     self._stop(name)  # deleted: the kubelet asks its containers to end
                 elif name in self._pods and all(process.poll() is not None for process in processes):
                     self._conclude(name, [int(process.returncode) for process in processes])
+                elif name in self._pods and any(process.poll() for process in processes):
+                    self._fail(name)
 
     def _start(self, name: str, job: Object) -> None:
         pods, spec, port = self.create_pods(job), job["spec"]["trainer"], reserved_port()
@@ -252,6 +257,18 @@ class RunningTrainer(Trainer):
         assert process.stdout is not None
         for line in process.stdout:
             self.kubelet.say(pod, line.decode(errors="replace").rstrip("\n"))
+
+    def _fail(self, name: str) -> None:
+        """A pod failed: its Job (backoffLimit 0) has failed, and has the others end."""
+        if name not in self._failing:
+            self._failing[name] = time.monotonic()
+            for process in self.processes[name]:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+        elif time.monotonic() - self._failing[name] > GRACE_S:
+            for process in self.processes[name]:
+                if process.poll() is None:
+                    process.kill()
 
     def _stop(self, name: str) -> None:
         if name in self._pods:

@@ -90,6 +90,19 @@ def test_sigterm_saves_and_says_so(tmp_path: Path) -> None:
     assert list((tmp_path / "out" / ".checkpoints").glob("step-*/manifest.json"))
 
 
+def test_a_node_that_was_not_asked_ends_with_the_one_that_was(tmp_path: Path) -> None:
+    settings = plan(tmp_path, objective={"delay": 0.05}, log_every=1)
+    port = reserved_port()
+    nodes = [node(tmp_path, "toy", str(settings), processes=1, of=2, rank=rank, port=port) for rank in range(2)]
+    wait_until(lambda: (tmp_path / "out" / "metrics.jsonl").exists())
+    nodes[1].send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    shown = [process.communicate(timeout=120)[0] for process in nodes]
+    assert [process.returncode for process in nodes] == [75, 75], shown
+    assert time.monotonic() - began < 60, "torchrun's five minutes are not waited for"
+    assert [message(tmp_path, rank).outcome for rank in range(2)] == ["preempted", "preempted"]
+
+
 @pytest.mark.slow
 def test_two_nodes_meet_by_trainers_variables(tmp_path: Path) -> None:
     settings = plan(tmp_path, steps=4, checkpoint_every_steps=None)

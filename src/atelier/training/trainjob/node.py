@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -48,12 +49,21 @@ def main(scratch: Path, logs_uri: str, grace_s: str, module: str, arguments: lis
             left.unlink(missing_ok=True)
     kills = _memory_kills()
     command = [f"--shutdown-timeout={grace_s}", "--module", "atelier.training.rank", str(logs), module, *arguments]
-    with _Supervisor(logs, ranks) as supervisor:
+
+    def leave() -> None:
+        os._exit(_tell(conclude(logs, ranks, {}, False), logs, ranks, logs_uri))
+
+    with _Supervisor(logs, ranks, leave) as supervisor:
         signals = _torchrun(command)
     report = conclude(logs, ranks, signals, _memory_kills() > kills, supervisor.first_dead)
+    return _tell(report, logs, ranks, logs_uri)
+
+
+def _tell(report: Report, logs: Path, ranks: list[int], logs_uri: str) -> int:
+    """Leaves the report and the logs; returns the container's exit code."""
     write(report)
     if report.outcome == "failed":
-        print(f"node {node}: {report.cause}: {report.what}", file=sys.stderr, flush=True)
+        print(f"ranks {ranks[0]} to {ranks[-1]}: {report.cause}: {report.what}", file=sys.stderr, flush=True)
     if logs_uri:
         _upload(logs, ranks, logs_uri)
     return exit_code(report)
@@ -105,14 +115,18 @@ def exit_code(report: Report) -> int:
 
 
 class _Supervisor:
-    """Shows the first local rank's output, and ends the others some seconds after one has died.
+    """Shows the first local rank's output, and ends what torchrun would wait for in vain.
 
-    torchrun asks survivors to end, which our ranks take as a wish to save: together with a dead one they cannot, and
-    the grace for saving would pass with all GPUs waiting.
+    When a rank has died torchrun asks the survivors to end, which ours take as a wish to save: together with a dead one
+    they cannot, and the grace for saving would pass with all GPUs waiting. They get some seconds. When all have saved
+    and stopped, the torchrun of a node that was not signalled itself waits five minutes for those that were.
+
+    Args:
+        leave: ends this process after ranks that have saved and stopped.
     """
 
-    def __init__(self, logs: Path, ranks: list[int]) -> None:
-        self.logs, self.ranks = logs, ranks
+    def __init__(self, logs: Path, ranks: list[int], leave: Callable[[], object]) -> None:
+        self.logs, self.ranks, self.leave = logs, ranks, leave
         self.first_dead: int | None = None
         self._shown = Follower(log_path(logs, ranks[0]))
         self._ended = threading.Event()
@@ -129,12 +143,19 @@ class _Supervisor:
 
     def _watch(self) -> None:
         dead_since: float | None = None
+        stopped_since: float | None = None
         while not self._ended.wait(POLL_S):
             self._shown.show()
             records = _records(self.logs, self.ranks)
             dead = {rank: record for rank, record in records.items() if has_failed(record)}
             if dead_since is None and dead:
                 dead_since, self.first_dead = time.monotonic(), first_failure(dead)
+            outcomes = [record.get("outcome") for record in records.values()]
+            if len(outcomes) == len(self.ranks) and "preempted" in outcomes and None not in outcomes and not dead:
+                stopped_since = stopped_since or time.monotonic()
+                if time.monotonic() - stopped_since > FAILURE_GRACE_S:
+                    self._shown.show()
+                    self.leave()
             if dead_since is not None and time.monotonic() - dead_since > FAILURE_GRACE_S:
                 for record in records.values():
                     if "outcome" not in record:
