@@ -181,6 +181,7 @@ class RunningTrainer(Trainer):
         self.processes: dict[str, list[subprocess.Popen[bytes]]] = {}
         self._pods: dict[str, list[str]] = {}
         self._failing: dict[str, float] = {}
+        self._began: dict[str, str] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._reconcile, daemon=True)
 
@@ -235,6 +236,7 @@ class RunningTrainer(Trainer):
             threading.Thread(target=self._read, args=(pod, process), daemon=True).start()
             started.append(process)
         self.run(*pods)
+        self._began[name] = now()
         self._pods[name], self.processes[name] = pods, started
 
     def _own_disk(self, disk: Path) -> list[str]:
@@ -282,5 +284,5 @@ class RunningTrainer(Trainer):
             message = self.folder / f"{pod}.message"
             text = message.read_text() if message.exists() else ""
             time.sleep(0.1)  # the reader's last lines
-            self.end(pod, code if code >= 0 else 128 - code, text)
+            self.end(pod, code if code >= 0 else 128 - code, text, began=self._began[name])
         self.set_job(name, "Failed" if any(codes) else "Complete", message=json.dumps(codes))
