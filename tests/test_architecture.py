@@ -22,6 +22,7 @@ LIGHT = [
     "atelier.orchestration.local",
     "atelier.orchestration.compile",
     "atelier.training.memory",
+    "atelier.training.trainjob.launcher",
     "atelier.tracking.runs",
     "atelier.tracking.registry",
     "atelier.storage.folder",

@@ -47,6 +47,24 @@ class TrainingError(AtelierError):
     exit_code = 6
 
 
+class OutOfMemory(TrainingError):
+    """A training needed more memory than a GPU, a node or ``/dev/shm`` has."""
+
+    exit_code = 7
+
+
+class CollectiveFailed(TrainingError):
+    """The ranks of a training lost each other: a collective timed out or a link broke."""
+
+    exit_code = 8
+
+
+class NodeLost(TrainingError):
+    """A machine under a training went away or broke."""
+
+    exit_code = 9
+
+
 class Preempted(AtelierError):
     """The process was asked to end (SIGTERM, SIGINT) and saved its state first; running again resumes."""
 

@@ -29,7 +29,10 @@ class Kubectl:
         """A token counts only where the kubeconfig has no credentials of its own."""
         if not self.token:
             return self.kubeconfig
-        bare = self.kubeconfig.with_name("kubeconfig-without-user")
+        return self.write_config(self.kubeconfig.with_name("kubeconfig-without-user"), {})
+
+    def write_config(self, path: Path, user: dict[str, str]) -> Path:
+        """A kubeconfig of this server with another user, e.g. ``{"token": …}``."""
         shown = subprocess.run(
             ["kubectl", "--kubeconfig", str(self.kubeconfig), "config", "view", "--raw", "--output=json"],
             capture_output=True,
@@ -37,10 +40,10 @@ class Kubectl:
             check=True,
         ).stdout
         config = json.loads(shown)
-        for user in config["users"]:
-            user["user"] = {}
-        bare.write_text(json.dumps(config))
-        return bare
+        for entry in config["users"]:
+            entry["user"] = user
+        path.write_text(json.dumps(config))
+        return path
 
     def __call__(self, *arguments: str, given: str | None = None) -> str:
         """Its output; fails the test where it fails."""

@@ -1,52 +1,16 @@
 """The manifests of k8s/ on a real API server: taken as they are, and the accounts may do what they must and no more."""
 
 import json
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.cluster.kubectl import Kubectl
+from tests.cluster.overlays import K8S, apply
 
-K8S = Path(__file__).parents[2] / "k8s"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
-
-
-def known(cluster: Kubectl) -> set[tuple[str, str]]:
-    """(apiVersion, kind) of what the server serves."""
-    found = set()
-    for line in cluster("api-resources", "--no-headers").splitlines():
-        *_, version, _namespaced, kind = line.split()
-        found.add((version, kind))
-    return found
-
-
-def build(overlay: str) -> list[dict[str, Any]]:
-    text = subprocess.run(
-        ["kubectl", "kustomize", str(K8S / "overlays" / overlay)], capture_output=True, text=True, check=True
-    ).stdout
-    return [document for document in yaml.safe_load_all(text) if document]
-
-
-def apply(cluster: Kubectl, overlay: str) -> list[str]:
-    """Applies what the server knows; returns the rest."""
-    served, left = known(cluster), []
-    wanted = []
-    for item in build(overlay):
-        kind = (item["apiVersion"], item["kind"])
-        if kind in served:
-            wanted.append(item)
-        else:
-            left.append("/".join(kind))
-    # Overlays follow each other here; in a cluster there is one, and storage classes of volumes never change.
-    cluster("delete", "statefulset", "mlflow-db", "-n", "atelier", "--ignore-not-found", "--cascade=background")
-    # --validate=false: this server is older than the client, whose schema check it does not know; it validates itself.
-    cluster("apply", "--validate=false", "-f", "-", given=yaml.safe_dump_all(wanted))
-    return left
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,13 @@ NEUTRAL = (
     "atelier.steps.record",
     "atelier.steps.process",
     "atelier.steps.runtime",
+    "atelier.steps.train_place",
+    "atelier.training.delivery",
+    "atelier.training.trainjob",
+    "atelier.training.trainjob_settings",
+    "atelier.training.callbacks.end_unwatched",
+    "atelier.training.callbacks.keep_previews",
+    "atelier.training.callbacks.trainer_status",
 )
 
 

@@ -21,18 +21,17 @@ def is_step_process() -> bool:
 def adopt(log: Path | None) -> None:
     """Prepares a step's own process; call once, in the main thread, before the work.
 
-    * A process group of its own: Ctrl-C in the terminal reaches the command line alone, which then passes on
-      exactly one signal to the step.
+    * Below our command line a process group of its own: Ctrl-C in the terminal reaches the command line alone, which
+      then passes on exactly one signal to the step. In a pod it stays in its group, which Argo signals as a whole.
     * SIGINT and SIGTERM raise ``Preempted`` in the main thread.
     * When the command line dies without a word (kill -9), this process and its children die too.
     * Standard output and error, also of children, go into ``log``.
     """
-    # A container's first process leads its session already and may not change its group.
-    with contextlib.suppress(PermissionError):
+    orchestrator = os.environ.get("ATELIER_CLI_PID")
+    if orchestrator:
         os.setpgid(0, 0)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _preempt)
-    orchestrator = os.environ.get("ATELIER_CLI_PID")
     if orchestrator:
         _die_with(int(orchestrator))
     if log is not None:

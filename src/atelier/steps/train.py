@@ -1,18 +1,18 @@
 """Train: the recipe's objective over the shards, by DeepSpeed under torchrun; resumes where it was ended."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from atelier.errors import ConfigError
 from atelier.steps.runtime import StepContext, run_step
-from atelier.steps.start import ADAPTER, starting_point
+from atelier.steps.start import starting_point
+from atelier.steps.train_place import LOGS, place_for, share
 from atelier.storage.manifest import Manifest
-from atelier.storage.uri import is_local, join
+from atelier.storage.uri import is_local, join, read_text
+from atelier.training.trainjob_settings import from_environment
 
 VERSION = 1
 WORKER = "atelier.steps.train_worker"
-LOGS, PLAN = ".logs", ".plan.json"
 
 
 def run(
@@ -33,8 +33,10 @@ def run(
 ) -> Manifest:
     """A manifest of kind ``training``: ``checkpoint/``, the loss log, gauges, previews and ``train.json``.
 
+    Where ``ATELIER_TRAINJOB`` describes a cluster's nodes it trains there, by a TrainJob, else on this machine.
+
     Args:
-        steps, batch_size, learning_rate, processes: 0 is the recipe's own.
+        steps, batch_size, learning_rate, processes: 0 is the recipe's own (processes on a cluster: the profile's).
         zero_stage: -1 is the recipe's own.
         overrides: further fields of the training configuration, a JSON object.
         start: the model whose adapter the training begins with, see ``starting_point``; "": the recipe's own start.
@@ -47,6 +49,7 @@ def run(
     """
     from atelier.recipes.registry import get, module_of
 
+    cluster = from_environment()
     changes = train_overrides(
         steps=steps,
         batch_size=batch_size,
@@ -56,39 +59,42 @@ def run(
         zero_stage=zero_stage,
         overrides=overrides,
     )
+    changes = share(changes, cluster, artifacts)
     config = get(recipe, profile, {"train": changes}).config.train
     origin = starting_point(start, base) if start else None
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
         from atelier.training.engine import read_log, read_summary
-        from atelier.training.launcher import LocalLauncher
 
         folder = ctx.out.path
-        plan = folder / PLAN
-        adapter = None
+        place = place_for(ctx, cluster, recipe, config.threads_per_process)
         if origin is not None:
-            adapter = str(ctx.inputs["start"].fetch(ADAPTER))
             ctx.note(start=origin.address)
             ctx.track.set_tags({f"atelier.start.{name}": value for name, value in origin.lineage().items()})
-        plan.write_text(
+        plan = place.write_plan(
             json.dumps(
                 {
                     "recipe": recipe,
                     "profile": profile,
                     "train": changes,
-                    "base": str(ctx.inputs["base"].fetch_all()),
+                    "base": base.to_json(),
                     "shards": shards.to_json(),
-                    "adapter": adapter,
-                    "folder": str(folder),
+                    "start": origin.model.to_json() if origin else None,
+                    "folder": place.folder,
+                    "outputs": place.outputs_at,
+                    "watched": place.watched,
                     # Where the outputs go to S3 the checkpoints do too: another machine can take over.
                     "checkpoints": None if is_local(artifacts) else join(artifacts, "checkpoints", ctx.key),
                     "tracking": _tracking(ctx),
                 }
             )
         )
-        LocalLauncher(threads=config.threads_per_process).run(
-            WORKER, [str(plan)], config.processes, folder / LOGS, nodes=config.nodes
-        )
+        try:
+            place.launcher.run(WORKER, [plan], config.processes, folder / LOGS, nodes=config.nodes)
+        finally:
+            ctx.note(**place.launcher.facts)
+            ctx.track.log_metrics(place.launcher.facts)
+        place.collect()
         summary = read_summary(folder)
         logged = read_log(folder)
         rates = sorted(line["samples_per_s"] for line in logged)
@@ -158,7 +164,7 @@ def check(
         zero_stage=zero_stage,
         overrides=overrides,
     )
-    config = get(recipe, profile, {"train": changes}).config.train
+    config = get(recipe, profile, {"train": share(changes, from_environment())}).config.train
     if here and config.precision == "fp16":
         from atelier.training.devices import require_fp16  # asks the accelerator: imports torch
 
@@ -201,9 +207,9 @@ def train_overrides(
     return {"seed": seed, **changes, **further}
 
 
-def worker_plan(path: Path) -> dict[str, Any]:
-    """What ``run`` wrote for the ranks."""
-    plan: dict[str, Any] = json.loads(path.read_text())
+def worker_plan(place: str) -> dict[str, Any]:
+    """What ``run`` wrote for the ranks, from a path or S3."""
+    plan: dict[str, Any] = json.loads(read_text(place))
     return plan
 
 

@@ -1,12 +1,16 @@
-"""One rank of the training: ``python -m atelier.steps.train_worker plan.json`` under torchrun."""
+"""One rank of the training: ``python -m atelier.steps.train_worker <plan>`` under torchrun."""
 
+import contextlib
+import fcntl
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
-def main(plan_path: str) -> int:
-    """Trains as the plan says; returns the process's exit code."""
+def main(plan_place: str) -> int:
+    """Trains as the plan (a path or an ``s3://`` object) says; returns the process's exit code."""
     from atelier.data.loader import Loader, ShardDataset
     from atelier.errors import Preempted
     from atelier.recipes.registry import get
@@ -14,28 +18,65 @@ def main(plan_path: str) -> int:
     from atelier.storage.manifest import Manifest
     from atelier.tracking.runs import attach
     from atelier.training.callbacks import standard_callbacks
+    from atelier.training.callbacks.end_unwatched import EndUnwatched
+    from atelier.training.delivery import delivered
     from atelier.training.engine import train
 
-    plan = worker_plan(Path(plan_path))
+    plan = worker_plan(plan_place)
+    outputs = plan["outputs"]
+    if outputs and delivered(outputs) is not None:
+        return 0  # a node that was started again after the end
     recipe = get(plan["recipe"], plan["profile"], {"train": plan["train"]})
+    base, adapter = _inputs(plan)
     # Rank 0 writes the loss and the pictures; the first process of every other node its system metrics.
     writes = os.environ.get("LOCAL_RANK", "0") == "0"
     tracker = attach(plan["tracking"]["run_id"], plan["tracking"]["uri"]) if writes and plan["tracking"] else None
     try:
         result = train(
-            recipe.objective(Path(plan["base"])),
+            recipe.objective(base),
             ShardDataset(Manifest.parse(plan["shards"])),
             recipe.config.train,
             Path(plan["folder"]),
-            standard_callbacks(recipe.config.train, tracker),
+            [
+                *standard_callbacks(recipe.config.train, tracker, outputs),
+                *([EndUnwatched(**plan["watched"])] if plan["watched"] else []),
+            ],
             loader=Loader,
             checkpoints_at=plan["checkpoints"],
-            adapter=Path(plan["adapter"]) if plan["adapter"] else None,
+            adapter=adapter,
+            outputs_at=outputs,
         )
     finally:
         if tracker is not None:
             tracker.close()
     return 0 if result.outcome == "complete" else Preempted.exit_code
+
+
+def _inputs(plan: dict[str, Any]) -> tuple[Path, Path | None]:
+    """The frozen base and the adapter to start from, here; one rank of each machine fetches what is remote."""
+    from atelier.steps.start import ADAPTER
+    from atelier.storage.inputs import InputFolder
+    from atelier.storage.manifest import Manifest
+
+    with _one_at_a_time():
+        base = InputFolder(Manifest.parse(plan["base"])).fetch_all()
+        start = InputFolder(Manifest.parse(plan["start"])).fetch(ADAPTER) if plan["start"] else None
+    return base, start
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Lets the ranks of a machine through one by one: the first fetches, the others find it fetched."""
+    from atelier.storage.atomic import os_errors
+    from atelier.storage.cache import default_cache
+
+    path = default_cache() / ".fetching"
+    with os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("w")
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,22 @@ class OutputFolder:
         if found:
             with os_errors(self._journal), self._journal.open("a", encoding="utf-8") as journal:
                 journal.write("\n".join(found) + "\n")
+
+    def adopt(self, entries: Iterable[FileEntry]) -> None:
+        """Takes over files that other machines have put at ``uri`` themselves (S3 only); nothing is copied.
+
+        Raises:
+            StorageError: one is not there, or of another size.
+        """
+        stored = s3.sizes(self.uri)
+        for entry in entries:
+            if stored.get(entry.path) != entry.bytes:
+                found = stored.get(entry.path, "no")
+                raise StorageError(
+                    f"{self.uri}/{entry.path}: {found} bytes there, {entry.bytes} were delivered",
+                    "run again: it is made anew from the last checkpoint",
+                )
+            self._committed[entry.path] = entry
 
     def committed(self) -> dict[str, FileEntry]:
         """Files finished so far, by this process or one before it; entries that are no longer true are left out."""

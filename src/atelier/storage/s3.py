@@ -9,6 +9,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,22 @@ def size(uri: str) -> int | None:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
                 return None
             raise
+
+
+def age(uri: str) -> float | None:
+    """Seconds since an object was written, by the server's own clock; None when there is none."""
+    import botocore.exceptions as boto
+
+    bucket, key = split(uri)
+    with errors(uri):
+        try:
+            answer = client().head_object(Bucket=bucket, Key=key)
+        except boto.ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return None
+            raise
+        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return float((now - answer["LastModified"]).total_seconds())
 
 
 def _length(uri: str, ask: Callable[[], Any]) -> tuple[Any, int]:

@@ -19,11 +19,13 @@ import torch
 from torch import distributed
 
 from atelier.errors import ConfigError, TrainingError
+from atelier.storage.uri import join
 from atelier.training import checkpoint as checkpoints
 from atelier.training.callbacks import Callback, Request
 from atelier.training.callbacks.metrics_log import METRICS, read_lines
 from atelier.training.config import TrainConfig
 from atelier.training.deepspeed_config import deepspeed_config
+from atelier.training.delivery import deliver
 from atelier.training.devices import device_peak, require_fp16, utilization
 from atelier.training.masters import (
     fragments,
@@ -44,7 +46,7 @@ from atelier.training.runtime import Ranks, start_ranks
 from atelier.training.saver import Saver, agreed, everyones, find_newest
 from atelier.training.scalars import scalars_set_aside
 from atelier.training.schedule import lr_factor
-from atelier.training.series import Series, open_series
+from atelier.training.series import Series, open_series, open_single
 from atelier.training.warm_start import start_from
 
 SCRATCH, FINAL, SUMMARY = ".checkpoints", "checkpoint", "train.json"
@@ -71,6 +73,7 @@ def train(
     loader: LoaderFactory,
     checkpoints_at: str | None = None,
     adapter: Path | None = None,
+    outputs_at: str | None = None,
 ) -> TrainResult:
     """Trains an objective, or goes on where an earlier call in the same folder was ended; runs inside each rank.
 
@@ -81,6 +84,9 @@ def train(
             is complete; None: ``.checkpoints/`` in the folder. Several machines need a place that all of them see.
         adapter: a safetensors file whose weights a fresh training begins with (see ``warm_start``); None: the
             objective's own start.
+        outputs_at: an ``s3://`` prefix that all files go to when the training is complete, before the intermediate
+            checkpoints are removed (see ``delivery``): the ranks' parts of ``checkpoint/`` from the machines that they
+            are on, so that no disk is shared; None: they stay in the folder.
 
     Returns:
         ``complete`` with all files in place, or ``preempted`` with a checkpoint of the step that was reached.
@@ -98,7 +104,7 @@ def train(
         )
     folder.mkdir(parents=True, exist_ok=True)
     series = open_series(checkpoints_at or str(folder / SCRATCH), folder / SCRATCH)
-    return _Trainer(objective, dataset, config, folder, callbacks, loader, ranks, series, adapter).run()
+    return _Trainer(objective, dataset, config, folder, callbacks, loader, ranks, series, adapter, outputs_at).run()
 
 
 class _Loss(torch.nn.Module):
@@ -136,7 +142,9 @@ class _Trainer:
         ranks: Ranks,
         series: Series,
         adapter: Path | None,
+        outputs_at: str | None,
     ) -> None:
+        self.outputs_at = outputs_at
         self.objective, self.dataset, self.config, self.folder = objective, dataset, config, folder
         self.callbacks, self.make_loader, self.ranks, self.adapter = list(callbacks), loader, ranks, adapter
         self.batches: Batches | None = None
@@ -370,7 +378,8 @@ class _Trainer:
         held, state = fragments(self.engine), self._state_to_save()
         mine = Counter(self.batches.quarantined if self.batches is not None else {})
         quarantined: Counter[str] = sum(everyones(mine, self.ranks), Counter())
-        self.saver.save_now(self.folder / FINAL, held, self.state.step, state)
+        place = join(self.outputs_at, FINAL) if self.outputs_at else str(self.folder / FINAL)
+        self.saver.save_now(open_single(place, self.folder / SCRATCH / FINAL), held, self.state.step, state)
         if self.ranks.first:
             from atelier.storage.atomic import write_json
 
@@ -392,6 +401,8 @@ class _Trainer:
                     "config": config.model_dump(mode="json"),
                 },
             )
+            if self.outputs_at is not None:
+                deliver(self.folder, self.outputs_at, [FINAL])
             self.saver.series.clear()
 
 

@@ -1,6 +1,6 @@
 """Starts the ranks of a training: one Protocol, and the launcher that starts them on this machine.
 
-On a cluster Kubeflow Trainer starts the same module under the same torchrun.
+On a cluster Kubeflow Trainer starts the same module under the same torchrun (``trainjob.launcher``).
 """
 
 import contextlib
@@ -25,7 +25,13 @@ _OWN = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "M
 
 
 class Launcher(Protocol):
-    """Runs a module as the ranks of one training."""
+    """Runs a module as the ranks of one training.
+
+    Attributes:
+        facts: what there is to note of the last run beside its result, e.g. ``gpu_hours``.
+    """
+
+    facts: dict[str, Any]
 
     def run(self, module: str, arguments: list[str], processes: int, logs: Path, nodes: int = 1) -> None:
         """Returns when every rank completed.
@@ -64,6 +70,7 @@ class LocalLauncher:
     grace_s: int = 600
     failure_grace_s: float = 5.0
     environment: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict, init=False)
 
     def run(self, module: str, arguments: list[str], processes: int, logs: Path, nodes: int = 1) -> None:
         if nodes < 1 or processes < 1 or processes % nodes:

@@ -104,7 +104,7 @@ def _outcome(module: str, arguments: list[str], rank: int) -> dict[str, Any]:
         return {"outcome": "failed", "error": type(error).__name__, "what": error.what, "fix": error.fix}
     except BaseException as error:
         traceback.print_exc()
-        return {"outcome": "failed", "error": type(error).__name__}
+        return {"outcome": "failed", "error": type(error).__name__, "message": str(error)[:2000]}
     return {"outcome": "complete"}
 
 

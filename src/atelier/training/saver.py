@@ -19,7 +19,7 @@ from atelier.training.masters import Fragment
 from atelier.training.parts import SUFFIX, Snapshot, part_name, write_part
 from atelier.training.retention import Retention
 from atelier.training.runtime import Ranks
-from atelier.training.series import LocalSeries, Series
+from atelier.training.series import Series
 
 
 class Saver:
@@ -88,10 +88,9 @@ class Saver:
             self._wait()
             _barrier(self.ranks)
 
-    def save_now(self, folder: Path, held: list[Fragment], step: int, state: dict[str, Any]) -> None:
-        """Writes a checkpoint at ``folder`` of this disk, and comes back when it is there."""
+    def save_now(self, single: Series, held: list[Fragment], step: int, state: dict[str, Any]) -> None:
+        """Writes a checkpoint into another series, and comes back when it is there."""
         self.finish()
-        single = _Single(folder)
         if self.ranks.first:
             single.begin(step)
         self._snapshot.take([fragment for fragment in held if fragment.owned])
@@ -128,17 +127,6 @@ class Saver:
             self.retention.apply(self.series)
         except AtelierError as error:
             print(f"warning: older checkpoints were not removed: {error}", flush=True)
-
-
-class _Single(LocalSeries):
-    """One checkpoint at a place of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder.parent)
-        self._folder = folder
-
-    def _path(self, step: int) -> Path:
-        return self._folder
 
 
 def _contents(logs: list[Path], ranks: Ranks) -> dict[str, bytes]:

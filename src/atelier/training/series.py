@@ -74,6 +74,11 @@ def open_series(place: str, work: Path) -> Series:
     return LocalSeries(uris.local_path(place)) if uris.is_local(place) else S3Series(place, work)
 
 
+def open_single(place: str, work: Path) -> Series:
+    """One checkpoint that lies at ``place`` itself, whatever its step."""
+    return LocalSingle(uris.local_path(place)) if uris.is_local(place) else S3Single(place, work)
+
+
 class LocalSeries:
     """A folder of checkpoints; with several machines it must lie on a disk that all of them see."""
 
@@ -138,8 +143,11 @@ class S3Series:
     def __init__(self, place: str, work: Path) -> None:
         self.place, self.work = place.rstrip("/"), work
 
+    def _prefix(self, step: int) -> str:
+        return uris.join(self.place, checkpoints.folder_name(step))
+
     def _uri(self, step: int, name: str) -> str:
-        return uris.join(self.place, checkpoints.folder_name(step), name)
+        return uris.join(self._prefix(step), name)
 
     def begin(self, step: int) -> None:
         """Objects of an earlier try are overwritten, or not listed."""
@@ -159,7 +167,7 @@ class S3Series:
         s3.write_bytes(self._uri(step, part_name(rank) + ENTRY), json.dumps(entries).encode())
 
     def publish(self, step: int, ranks: int, state: dict[str, Any]) -> None:
-        prefix = uris.join(self.place, checkpoints.folder_name(step))
+        prefix = self._prefix(step)
         stored = s3.sizes(prefix)
         entries = [
             entry
@@ -202,7 +210,7 @@ class S3Series:
                     raise ValueError(error.what) from error
 
     def remove(self, step: int) -> None:
-        s3.delete_prefix(uris.join(self.place, checkpoints.folder_name(step)), first=MANIFEST)
+        s3.delete_prefix(self._prefix(step), first=MANIFEST)
 
     def clear(self) -> None:
         # What is left over costs money but harms nothing: a finished training must not fail over it.
@@ -210,3 +218,21 @@ class S3Series:
             s3.delete_prefix(self.place)
         with os_errors(self.work):
             shutil.rmtree(self.work, ignore_errors=True)
+
+
+class LocalSingle(LocalSeries):
+    """One checkpoint at a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder.parent)
+        self._folder = folder
+
+    def _path(self, step: int) -> Path:
+        return self._folder
+
+
+class S3Single(S3Series):
+    """One checkpoint at a prefix of its own."""
+
+    def _prefix(self, step: int) -> str:
+        return self.place

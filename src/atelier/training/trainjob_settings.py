@@ -4,9 +4,12 @@ A profile (orchestration) fills it, the train step's pod is handed it as JSON in
 launcher reads it. It names secrets and holds none.
 """
 
+import os
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from atelier.errors import ConfigError
 
 VARIABLE = "ATELIER_TRAINJOB"
 
@@ -52,7 +55,13 @@ class TrainJobSettings(BaseModel):
     pending_s: int = Field(
         86400, gt=0, description="how long its nodes may wait for a place before the launcher gives up"
     )
+    unwatched_s: int = Field(
+        1800,
+        gt=0,
+        description="after so long without a launcher (which is killed or never came back) the ranks save and end",
+    )
     retries: Retries = Retries()
+    scratch: str = Field("/scratch", min_length=1, description="a folder of the nodes with room, of this pod alone")
 
     @model_validator(mode="after")
     def _no_reserved_environment(self) -> Self:
@@ -65,3 +74,24 @@ class TrainJobSettings(BaseModel):
     def processes(self) -> int:
         """Ranks in all."""
         return self.nodes * self.processes_per_node
+
+    @property
+    def gpus_per_node(self) -> int:
+        """0 where the training runs on CPU."""
+        return self.processes_per_node if self.gpu_resource else 0
+
+
+def from_environment() -> TrainJobSettings | None:
+    """The settings in ``ATELIER_TRAINJOB``; None where there are none: the training runs on this machine.
+
+    Raises:
+        ConfigError: they are no JSON, or do not fit.
+    """
+    text = os.environ.get(VARIABLE, "").strip()
+    if not text:
+        return None
+    try:
+        return TrainJobSettings.model_validate_json(text)
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{VARIABLE} does not describe a TrainJob: {found}", "correct the profile") from error
