@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from atelier.models.grounded_unet import adapter_parameters, attach, freeze_base
-from atelier.training.engine import _scalars_set_aside
+from atelier.training.scalars import scalars_set_aside
 from atelier.training.runtime import start_ranks
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     if precision == "bf16":
         settings |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
     optimizer = torch.optim.AdamW(list(trained.values()), lr=1e-2)
-    with _scalars_set_aside(unet, ranks):  # DeepSpeed 0.19.8 cannot start with a 0-dimensional parameter
+    with scalars_set_aside(unet, ranks):  # DeepSpeed 0.19.8 cannot start with a 0-dimensional parameter
         engine, *_ = deepspeed.initialize(
             model=unet, model_parameters=list(trained.values()), optimizer=optimizer, config=settings
         )
