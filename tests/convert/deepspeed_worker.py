@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from atelier.models.grounded_unet import adapter_parameters, attach, freeze_base
-from atelier.training.scalars import scalars_set_aside
 from atelier.training.runtime import start_ranks
+from atelier.training.scalars import scalars_set_aside
 
 
 def main() -> None:
