@@ -148,7 +148,8 @@ class Api:
                         f"the cluster refuses {method} {path}: {said}",
                         "give the account what k8s/base/rbac.yaml gives pipeline-runner",
                     ) from None
-                if error.status not in (429,) and error.status < 500:
+                # Status 0 is the client's word for a TLS connection that broke: no answer, so no refusal.
+                if error.status and error.status != 429 and error.status < 500:
                     raise ConfigError(f"the cluster refuses {method} {path}: {said}", "correct the profile") from None
                 problem = said
             except (HTTPError, OSError) as error:

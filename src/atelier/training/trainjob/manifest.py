@@ -21,6 +21,7 @@ _HANDED_ON = (
     "AWS_EC2_METADATA_DISABLED",
     "ATELIER_S3_TIMEOUT_S",
     "ATELIER_SHARD_CACHE_GB",
+    "ATELIER_SHARD_MEMORY_GB",
     "MLFLOW_TRACKING_INSECURE_TLS",
 )
 """Variables of the launcher that its nodes need too; none holds a secret."""

@@ -130,6 +130,7 @@ class Watch:
             if not self._running and all(pod.phase == "Running" for pod in here):
                 self._running = True
                 self._tell(f"{len(here)} nodes run")
+            self._hopeless_since = None  # what held them up is over; another time it has its two minutes again
             return
         self._running = False
         since = seconds_of(job["metadata"].get("creationTimestamp") or "") or time.time()
