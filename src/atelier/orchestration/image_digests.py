@@ -6,6 +6,7 @@ those of docker or podman (``auth`` entries); credential helpers are not run.
 """
 
 import base64
+import http.client
 import json
 import os
 import re
@@ -30,6 +31,8 @@ ACCEPT = ", ".join(
         "application/vnd.docker.distribution.manifest.v2+json",
     )
 )
+#: What ``urllib`` raises where no answer comes, or one that is no HTTP.
+_NO_ANSWER = (OSError, http.client.HTTPException)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _REFERENCE = re.compile(
     r"(?P<name>[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*)(?::(?P<tag>\w[\w.-]{0,127}))?"
@@ -152,9 +155,9 @@ def resolve(reference: str) -> str:
             answer = _head(url, headers | {"Authorization": authorization})
         except urllib.error.HTTPError as again:
             raise _refusal(again, reference) from None
-        except OSError as again:
+        except _NO_ANSWER as again:
             raise _silent(again, where) from None
-    except OSError as error:
+    except _NO_ANSWER as error:
         raise _silent(error, where) from None
     digest = answer.get("Docker-Content-Digest", "")
     if not _DIGEST.fullmatch(digest):
@@ -204,7 +207,7 @@ def _authorization(headers: Message, where: Reference, reference: str) -> str:
             record = json.loads(response.read(1_000_000))
     except urllib.error.HTTPError as error:
         raise _refusal(error, reference) from None
-    except (OSError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise _silent(error, where) from None
     token = record.get("token") or record.get("access_token") if isinstance(record, dict) else None
     if not isinstance(token, str):

@@ -76,7 +76,7 @@ def build(project: Path, profile: Profile, options: Options, out: TextIO = sys.s
     if options.push:
         path = project / DIGESTS
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        kept = _kept(path)
         write_bytes(path, (json.dumps(kept | made, indent=1, sort_keys=True) + "\n").encode())
         out.write(f"digests: {path}\n")
     return made
@@ -137,7 +137,8 @@ def _builder(asked: str) -> str:
             continue
         if done.returncode == 0:
             return name
-        reasons.append(f"{name}: {(done.stderr or done.stdout).strip().splitlines()[-1][:120]}")
+        said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+        reasons.append(f"{name}: {said[-1][:120]}")
     raise ConfigError(f"nothing to build images with: {'; '.join(reasons)}", "install docker, podman or buildah")
 
 
@@ -159,6 +160,15 @@ def _pinned(reference: str, digest_file: Path) -> str:
     name = reference.partition("@")[0]
     folder, _, last = name.rpartition("/")
     return f"{folder}{'/' if folder else ''}{last.partition(':')[0]}@{digest}"
+
+
+def _kept(path: Path) -> dict[str, str]:
+    """The digests of earlier pushes; a damaged file holds none, and must not cost those of this one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _revision(project: Path) -> str:
