@@ -1,7 +1,7 @@
 """What a source file imports and the digest of its code, remembered between processes: parsing takes most of a second.
 
 A file is parsed again when its time of change or its size is another one. What was remembered by another version of
-this module counts for nothing.
+this module, or by another Python, counts for nothing.
 """
 
 import ast
@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 
 from atelier.errors import StorageError
@@ -66,7 +67,8 @@ def _parse(path: Path) -> Facts:
 
 @functools.cache
 def _version() -> str:
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    # Pythons do not dump a tree alike.
+    return hashlib.sha256(Path(__file__).read_bytes() + sys.version.encode()).hexdigest()
 
 
 def _store() -> Path:
