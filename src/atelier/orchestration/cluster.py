@@ -10,7 +10,7 @@ from typing import Any
 
 from atelier.errors import ConfigError
 from atelier.orchestration import quantity
-from atelier.orchestration.connection import kubeconfig
+from atelier.orchestration.connection import first_line, kubeconfig
 from atelier.orchestration.profile import Profile, StepSettings
 
 TIMEOUT = (4.0, 8.0)
@@ -121,7 +121,7 @@ def connect() -> Callable[..., Any]:
         else:
             config.load_incluster_config(client_configuration=configuration)
     except Exception as error:  # plugins of the kubeconfig raise anything
-        raise NotSeen(f"no kubeconfig that can be used: {_line(error)}") from None
+        raise NotSeen(f"no kubeconfig that can be used: {first_line(error)}") from None
     configuration.retries = urllib3.Retry(0)
     connected = client.ApiClient(configuration)
 
@@ -143,7 +143,7 @@ def connect() -> Callable[..., Any]:
                 "not permitted" if error.status in (401, 403) else f"HTTP {error.status} {error.reason or ''}".strip()
             ) from None
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise NotSeen(f"the Kubernetes API does not answer: {_line(error)}") from None
+            raise NotSeen(f"the Kubernetes API does not answer: {first_line(error)}") from None
 
     return ask
 
@@ -248,8 +248,3 @@ def shown(value: Decimal, resource: str) -> str:
     if resource == "memory":
         return f"{value / 2**30:.4g}Gi"
     return f"{value.normalize():f}"
-
-
-def _line(error: Any) -> str:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return first.rpartition(">: ")[2][:200]

@@ -182,7 +182,7 @@ def _client(where: Address) -> Any:
             )
     except Exception as error:  # the kubeconfig's plugins raise anything
         raise ConfigError(
-            f"no way to Kubeflow Pipelines: {_line(error)}", "check the kubeconfig, or give HOST"
+            f"no way to Kubeflow Pipelines: {first_line(error)}", "check the kubeconfig, or give HOST"
         ) from None
     if "Failed to load kube config" in said.getvalue():
         raise ConfigError("the kubeconfig cannot be used", "check KUBECONFIG and its current context, or give HOST")
@@ -240,12 +240,12 @@ def talking(where: Address) -> Iterator[None]:
     except kfp_server_api.ApiException as error:
         raise _refused(where, error) from None
     except urllib3.exceptions.HTTPError as error:
-        raise _silent(where, _line(getattr(error, "reason", None) or error)) from None
+        raise _silent(where, first_line(getattr(error, "reason", None) or error)) from None
     except OSError as error:
-        raise _silent(where, _line(error)) from None
+        raise _silent(where, first_line(error)) from None
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ServiceError(
-            f"{where.shown} gives an answer that is not Kubeflow Pipelines': {_line(error)}",
+            f"{where.shown} gives an answer that is not Kubeflow Pipelines': {first_line(error)}",
             "check HOST; this client knows the API v2beta1 of KFP 2",
         ) from error
 
@@ -298,6 +298,7 @@ def _silent(where: Address, why: str) -> Silent:
     return Silent(f"{where.shown} does not answer: {why}", certificate if "CERTIFICATE" in why else _REACH)
 
 
-def _line(error: Any) -> str:
+def first_line(error: Any) -> str:
+    """An error's first line, without the object that urllib3 names before it."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return first.rpartition(">: ")[2][:300]

@@ -226,27 +226,25 @@ def _length(uri: str, ask: Callable[[], Any]) -> tuple[Any, int]:
 
 def sizes(prefix_uri: str, quick: bool = False) -> dict[str, int]:
     """Every object under a prefix: key relative to the prefix → bytes."""
-    bucket, prefix = split(prefix_uri)
-    prefix = f"{prefix}/" if prefix else ""
-    found: dict[str, int] = {}
-    with errors(prefix_uri):
-        for page in client(quick).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for item in page.get("Contents", []):
-                found[item["Key"][len(prefix) :]] = int(item["Size"])
-    return found
+    return {name: int(item["Size"]) for name, item in _listed(prefix_uri, quick=quick)}
 
 
 def versions(prefix_uri: str, deep: bool = False) -> dict[str, tuple[int, str]]:
     """The objects directly under a prefix (``deep``: all of them): key relative to it → (bytes, ETag)."""
+    return {
+        name: (int(item["Size"]), str(item.get("ETag", "")).strip('"')) for name, item in _listed(prefix_uri, deep=deep)
+    }
+
+
+def _listed(prefix_uri: str, quick: bool = False, deep: bool = True) -> Iterator[tuple[str, Any]]:
+    """(key relative to the prefix, what the server says of it)."""
+    flat = {} if deep else {"Delimiter": "/"}
     bucket, prefix = split(prefix_uri)
     prefix = f"{prefix}/" if prefix else ""
-    found: dict[str, tuple[int, str]] = {}
-    flat = {} if deep else {"Delimiter": "/"}
     with errors(prefix_uri):
-        for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **flat):
+        for page in client(quick).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **flat):
             for item in page.get("Contents", []):
-                found[item["Key"][len(prefix) :]] = (int(item["Size"]), str(item.get("ETag", "")).strip('"'))
-    return found
+                yield item["Key"][len(prefix) :], item
 
 
 def check_writable(uri: str) -> None:
