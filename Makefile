@@ -53,7 +53,7 @@ unexport PIPELINE PROFILE SET ARTIFACTS RUN STEP PORT BENCH KILLS TORCH_INDEX WH
 .PHONY: help setup run resume list status logs ui doctor compile plan images submit stop schedule schedules unschedule test slow images-test chaos bench check format clean
 
 help: ## this text
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 run: $(STAMP) ## a whole pipeline here, now [PIPELINE=] [PROFILE=laptop] [SET="k=v …"] [ARTIFACTS=s3://…]
 	@$(BIN)/atelier run

@@ -81,7 +81,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class DataPlan:
-    """Bytes that a training reads and writes; ``examples`` None: as many as its sources hold."""
+    """Bytes that a training reads and writes; ``examples`` 0: as many as its sources hold, which is not known."""
 
     task: str
     examples: int
