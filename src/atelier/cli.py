@@ -14,6 +14,7 @@ from typing import Any
 
 from atelier.errors import AtelierError, ConfigError
 from atelier.orchestration import images_command, plan_command, submit_command
+from atelier.orchestration.command_line import table
 
 DEFAULT_PIPELINE = "igligen_xl_512"
 
@@ -177,7 +178,7 @@ def _status(arguments: argparse.Namespace) -> int:
         seconds = run.summary().get("seconds") or time.time() - facts.get("started", time.time())
         given = " ".join(f"{name}={value}" for name, value in facts.get("given", {}).items())
         rows.append((run.id, run.status(), str(ended), f"{seconds:.0f} s", given))
-    _table(rows)
+    print("\n".join(table(rows)))
     newest = ledger.runs(project)
     if newest and newest[0].status() == "running":
         print()
@@ -195,18 +196,12 @@ def _status_of(run: Any) -> int:
             note = (record.get("error") or {}).get("what", "") or (record.get("output") or {}).get("uri", "")
         rows.append((f"{record['number']:02d} {record['name']}", record["status"], f"{seconds:.1f} s", note))
     print(f"{run.id}: {run.status()}")
-    _table(rows)
+    print("\n".join(table(rows)))
     for name, value in run.summary().get("metrics", {}).items():
         print(f"  {name} {value:.4g}" if isinstance(value, float) else f"  {name} {value}")
     if run.report.exists():
         print(f"report {run.report}")
     return 0
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _logs(arguments: argparse.Namespace) -> int:

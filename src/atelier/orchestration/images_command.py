@@ -1,10 +1,8 @@
 """``atelier images``: its options."""
 
 import argparse
-import os
-from collections.abc import Callable
 
-Command = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+from atelier.orchestration.command_line import Command, given, true
 
 
 def add_command(command: Command) -> None:
@@ -14,24 +12,20 @@ def add_command(command: Command) -> None:
         command: (name, function, help) → its parser.
     """
     images = command("images", _images, "build the images of the steps with docker, podman or buildah")
-    images.add_argument("targets", nargs="*", default=_given("TARGETS").split(), help="ops, train, annotate, evaluate")
-    images.add_argument("--profile", default=_given("PROFILE"), help="whose registry and tag; default: paper")
-    images.add_argument("--builder", default=_given("BUILDER"), help="docker, podman or buildah")
-    images.add_argument("--base-image", default=_given("BASE_IMAGE"), help="with Python 3.11, or what holds it")
-    images.add_argument("--torch-index", default=_given("TORCH_INDEX"), metavar="URL", help="where torch comes from")
-    images.add_argument("--wheels", default=_given("WHEELS"), metavar="FOLDER", help="wheels that are at hand")
-    images.add_argument("--pip-config", default=_given("PIP_CONFIG"), metavar="FILE", help="a secret of the build")
+    images.add_argument("targets", nargs="*", default=given("TARGETS").split(), help="ops, train, annotate, evaluate")
+    images.add_argument("--profile", default=given("PROFILE"), help="whose registry and tag; default: paper")
+    images.add_argument("--builder", default=given("BUILDER"), help="docker, podman or buildah")
+    images.add_argument("--base-image", default=given("BASE_IMAGE"), help="with Python 3.11, or what holds it")
+    images.add_argument("--torch-index", default=given("TORCH_INDEX"), metavar="URL", help="where torch comes from")
+    images.add_argument("--wheels", default=given("WHEELS"), metavar="FOLDER", help="wheels that are at hand")
+    images.add_argument("--pip-config", default=given("PIP_CONFIG"), metavar="FILE", help="a secret of the build")
     images.add_argument(
-        "--volume", action="append", default=_given("VOLUMES").split(), metavar="HOST:PATH", help="seen by the build"
+        "--volume", action="append", default=given("VOLUMES").split(), metavar="HOST:PATH", help="seen by the build"
     )
     images.add_argument(
-        "--push", action="store_true", default=_given("PUSH").lower() in ("1", "true", "yes", "on"),
+        "--push", action="store_true", default=true("PUSH"),
         help="to the registry; digests go into build/images.json",
     )  # fmt: skip
-
-
-def _given(name: str) -> str:
-    return os.environ.get(f"ATELIER_{name}", "")
 
 
 def _images(arguments: argparse.Namespace) -> int:

@@ -2,12 +2,9 @@
 
 import argparse
 import json
-import os
-from collections.abc import Callable
 
 from atelier.errors import ConfigError
-
-Command = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+from atelier.orchestration.command_line import Command, given
 
 
 def add_command(command: Command, default_pipeline: str) -> None:
@@ -17,20 +14,16 @@ def add_command(command: Command, default_pipeline: str) -> None:
         command: (name, function, help) → its parser.
     """
     plan = command("plan", _plan, "what a run would do and cost: steps, memory, ZeRO stage, hours; spends nothing")
-    plan.add_argument("pipeline", nargs="?", default=_given("PIPELINE") or default_pipeline)
-    plan.add_argument("--profile", default=_given("PROFILE"), help="of profiles/, or a file's path; default: paper")
-    plan.add_argument("--artifacts", default=_given("ARTIFACTS"), metavar="URI", help="where outputs go")
+    plan.add_argument("pipeline", nargs="?", default=given("PIPELINE") or default_pipeline)
+    plan.add_argument("--profile", default=given("PROFILE"), help="of profiles/, or a file's path; default: paper")
+    plan.add_argument("--artifacts", default=given("ARTIFACTS"), metavar="URI", help="where outputs go")
     plan.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter; many times")
-    plan.add_argument("--nodes", default=_given("NODES"), help="in the place of the profile's")
-    plan.add_argument("--gpus-per-node", default=_given("GPUS_PER_NODE"), help="in the place of the profile's")
-    plan.add_argument("--gpu", default=_given("GPU"), help="h200, h100, a100-80g …; in the place of the profile's")
-    plan.add_argument("--price", default=_given("PRICE"), help="of a GPU-hour")
-    plan.add_argument("--mfu", default=_given("MFU"), help="share of the GPU's peak that is assumed")
+    plan.add_argument("--nodes", default=given("NODES"), help="in the place of the profile's")
+    plan.add_argument("--gpus-per-node", default=given("GPUS_PER_NODE"), help="in the place of the profile's")
+    plan.add_argument("--gpu", default=given("GPU"), help="h200, h100, a100-80g …; in the place of the profile's")
+    plan.add_argument("--price", default=given("PRICE"), help="of a GPU-hour")
+    plan.add_argument("--mfu", default=given("MFU"), help="share of the GPU's peak that is assumed")
     plan.add_argument("--json", action="store_true", help="for programs")
-
-
-def _given(name: str) -> str:
-    return os.environ.get(f"ATELIER_{name}", "")
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -45,7 +38,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     plan = make(
         project,
         arguments.pipeline,
-        params.parse([*params.split(_given("SET")), *arguments.set]),
+        params.parse([*params.split(given("SET")), *arguments.set]),
         profile.load(project, arguments.profile),
         Options(
             nodes=_count(arguments.nodes, "NODES"),

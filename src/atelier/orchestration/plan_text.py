@@ -1,8 +1,9 @@
 """A plan as a person reads it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
+from atelier.orchestration.command_line import table
 from atelier.orchestration.plan import DataPlan, Plan, StepPlan, TrainingPlan
 
 
@@ -138,13 +139,6 @@ def _total(plan: Plan) -> str:
             price = costs[0] / (plan.trainings[0].gpu_hours or 1)
             text += f", cost {hours * price:,.0f}"
     return text
-
-
-def table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Rows as aligned columns."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def size(count: float) -> str:

@@ -1,16 +1,13 @@
 """``atelier submit``, ``stop``, ``schedule``, ``schedules``, ``unschedule``: their options; the work is elsewhere."""
 
 import argparse
-import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from atelier.errors import ConfigError
+from atelier.orchestration.command_line import Command, given, table, true
 
 if TYPE_CHECKING:
     from atelier.orchestration.submit import Request
-
-Command = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 
 
 def add_commands(command: Command, default_pipeline: str) -> None:
@@ -23,27 +20,27 @@ def add_commands(command: Command, default_pipeline: str) -> None:
     _pipeline(submit, default_pipeline)
     _what(submit)
     _server(submit)
-    submit.add_argument("--wait", action="store_true", default=_true("WAIT"), help="follow the run to its end")
+    submit.add_argument("--wait", action="store_true", default=true("WAIT"), help="follow the run to its end")
     submit.add_argument(
-        "--again", action="store_true", default=_true("AGAIN"), help="start one even where the very same is running"
+        "--again", action="store_true", default=true("AGAIN"), help="start one even where the very same is running"
     )
-    submit.add_argument("--name", default=_given("NAME"), help="the run's name")
+    submit.add_argument("--name", default=given("NAME"), help="the run's name")
 
     stop = command("stop", _stop, "end a run on Kubeflow; its steps save first")
-    stop.add_argument("run", nargs="?", default=_given("RUN"), help="the run's id, as submit prints it")
+    stop.add_argument("run", nargs="?", default=given("RUN"), help="the run's id, as submit prints it")
     _profile(stop)
     _server(stop)
 
     schedule = command("schedule", _schedule, "run a pipeline on Kubeflow again and again, whenever its data are new")
     _pipeline(schedule, default_pipeline)
-    schedule.add_argument("--cron", default=_given("CRON"), metavar="'0 3 * * 1'", help="minute hour day month weekday")
-    schedule.add_argument("--timezone", default=_given("TZ") or "UTC", metavar="ZONE", help="e.g. Europe/Berlin (UTC)")
+    schedule.add_argument("--cron", default=given("CRON"), metavar="'0 3 * * 1'", help="minute hour day month weekday")
+    schedule.add_argument("--timezone", default=given("TZ") or "UTC", metavar="ZONE", help="e.g. Europe/Berlin (UTC)")
     schedule.add_argument(
-        "--catch-up", action="store_true", default=_true("CATCHUP"), help="make up for each missed time"
+        "--catch-up", action="store_true", default=true("CATCHUP"), help="make up for each missed time"
     )
-    schedule.add_argument("--concurrency", default=_given("CONCURRENCY") or "1", help="runs at once (1)")
+    schedule.add_argument("--concurrency", default=given("CONCURRENCY") or "1", help="runs at once (1)")
     schedule.add_argument(
-        "--always", action="store_true", default=_true("ALWAYS"), help="train also where the data are the champion's"
+        "--always", action="store_true", default=true("ALWAYS"), help="train also where the data are the champion's"
     )
     _what(schedule)
     _server(schedule)
@@ -53,56 +50,48 @@ def add_commands(command: Command, default_pipeline: str) -> None:
     _server(schedules)
 
     unschedule = command("unschedule", _unschedule, "remove a pipeline's recurring run")
-    unschedule.add_argument("pipeline", nargs="?", default=_given("PIPELINE"))
+    unschedule.add_argument("pipeline", nargs="?", default=given("PIPELINE"))
     _profile(unschedule)
     _server(unschedule)
 
 
-def _given(name: str) -> str:
-    return os.environ.get(f"ATELIER_{name}", "")
-
-
-def _true(name: str) -> bool:
-    return _given(name).lower() in ("1", "true", "yes", "on")
-
-
 def _pipeline(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("pipeline", nargs="?", default=_given("PIPELINE") or default)
+    parser.add_argument("pipeline", nargs="?", default=given("PIPELINE") or default)
 
 
 def _profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--profile", default=_given("PROFILE"), help="of profiles/, or the path of a file of your own (paper)"
+        "--profile", default=given("PROFILE"), help="of profiles/, or the path of a file of your own (paper)"
     )
 
 
 def _what(parser: argparse.ArgumentParser) -> None:
     _profile(parser)
-    parser.add_argument("--artifacts", default=_given("ARTIFACTS"), metavar="URI", help="where outputs go")
+    parser.add_argument("--artifacts", default=given("ARTIFACTS"), metavar="URI", help="where outputs go")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter; many times")
-    parser.add_argument("--experiment", default=_given("EXPERIMENT"), help="Kubeflow's experiment")
+    parser.add_argument("--experiment", default=given("EXPERIMENT"), help="Kubeflow's experiment")
     parser.add_argument(
-        "--image-digests", default=_given("IMAGE_DIGESTS"), metavar="FILE", help="what `make images` wrote"
+        "--image-digests", default=given("IMAGE_DIGESTS"), metavar="FILE", help="what `make images` wrote"
     )
     parser.add_argument(
-        "--allow-tags", action="store_true", default=_true("ALLOW_TAGS"), help="images by tag, not by digest"
+        "--allow-tags", action="store_true", default=true("ALLOW_TAGS"), help="images by tag, not by digest"
     )
     parser.add_argument(
         "--no-cluster-check",
         action="store_true",
-        default=_true("NO_CLUSTER_CHECK"),
+        default=true("NO_CLUSTER_CHECK"),
         help="do not look at the kubeconfig's cluster, where Kubeflow runs in another one",
     )
 
 
 def _server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--host", default=_given("HOST"), metavar="URL", help="Kubeflow Pipelines (KF_PIPELINES_ENDPOINT)"
+        "--host", default=given("HOST"), metavar="URL", help="Kubeflow Pipelines (KF_PIPELINES_ENDPOINT)"
     )
-    parser.add_argument("--namespace", default=_given("NAMESPACE"), help="Kubernetes namespace; default: the profile's")
+    parser.add_argument("--namespace", default=given("NAMESPACE"), help="Kubernetes namespace; default: the profile's")
     parser.add_argument(
         "--token-file",
-        default=_given("TOKEN_FILE"),
+        default=given("TOKEN_FILE"),
         metavar="FILE",
         help="a file with the token (or KF_PIPELINES_TOKEN)",
     )
@@ -112,9 +101,9 @@ def _request(arguments: argparse.Namespace) -> "Request":
     from atelier.orchestration import params
     from atelier.orchestration.submit import Request
 
-    given = vars(arguments)
-    known = {name: given[name] for name in Request.__dataclass_fields__ if name in given}
-    words = [*params.split(_given("SET")), *given["set"]] if "set" in given else []
+    options = vars(arguments)
+    known = {name: options[name] for name in Request.__dataclass_fields__ if name in options}
+    words = [*params.split(given("SET")), *options["set"]] if "set" in options else []
     return Request(**{"pipeline": "", **known, "given": params.parse(words)})
 
 
@@ -150,10 +139,7 @@ def _schedules(arguments: argparse.Namespace) -> int:
     from atelier.orchestration.project import find_project
     from atelier.orchestration.schedule import schedules
 
-    rows = schedules(find_project(), _request(arguments))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    print("\n".join(table(schedules(find_project(), _request(arguments)))))
     return 0
 
 
