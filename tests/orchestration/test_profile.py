@@ -63,6 +63,8 @@ def test_a_step_has_the_defaults_with_its_own_over_them() -> None:
         ("training: {nodes: 0}", "training.nodes"),
         ("training: {env: {PET_NNODES: '2'}}", "PET_NNODES"),
         ("training: {env: {A: $(B)}}", "Kubernetes and Argo replace"),
+        ("training: {env: {HF_TOKEN: x}}", "training.env.HF_TOKEN looks like a secret"),
+        ("training: {secret_env: {A: s3cr3tvalue}}", "training.secret_env.A"),
         ("defaults: {tolerations: [{operator: Exists, value: x}]}", "takes no value"),
         (f"defaults: {{labels: {{a: {'v' * 64}}}}}", "no value of a label"),
         ("defaults: {labels: {'a b': v}}", "no name of a label"),
@@ -97,5 +99,7 @@ def test_quantities() -> None:
     assert [float(quantity.parse(text)) for text in ("500m", "2", "1.5", "1k", "1Ki", "2Gi")] == [
         0.5, 2, 1.5, 1000, 1024, 2 * 2**30,
     ]  # fmt: skip
-    with pytest.raises(ConfigError):
-        quantity.parse("two")
+    assert float(quantity.parse("100n")) == 1e-7 and int(quantity.parse("2Ei")) == 2 * 2**60, "as a server may say it"
+    for text in ("two", "16Kim", "5mm"):
+        with pytest.raises(ConfigError):
+            quantity.parse(text)

@@ -24,7 +24,8 @@ Quantity = Annotated[str, StringConstraints(pattern=quantity.PATTERN)]
 """A Kubernetes quantity: ``500m`` of a CPU, ``16Gi`` of memory."""
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 """A Kubernetes name of at most 63 characters (a DNS label)."""
-SecretKey = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[-._a-zA-Z0-9]+$")]
+_SECRET_KEY = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[-._a-zA-Z0-9]+$"
+SecretKey = Annotated[str, StringConstraints(pattern=_SECRET_KEY)]
 """``secret/key``: where a value lies; never the value."""
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -236,6 +237,13 @@ class Profile(_Part):
         if self.training and replaced(self.training.model_dump_json()):
             raise ValueError("training: Kubernetes and Argo replace $(…) and {{…}} in values; leave them out")
         if self.training:
+            for name in self.training.env:
+                if _SECRET.search(name):
+                    raise ValueError(f"training.env.{name} looks like a secret: name its key under secret_env instead")
+            for name, place in self.training.secret_env.items():
+                # Never shown: a value may stand there by mistake.
+                if not re.match(_SECRET_KEY, place):
+                    raise ValueError(f"training.secret_env.{name} is not written secret/key, e.g. atelier-s3/token")
             check_labels(self.training.labels)
             check_labels(self.training.node_selector)
             check_labels(self.training.annotations, values=False)
