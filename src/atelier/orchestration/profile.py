@@ -24,8 +24,8 @@ Quantity = Annotated[str, StringConstraints(pattern=quantity.PATTERN)]
 """A Kubernetes quantity: ``500m`` of a CPU, ``16Gi`` of memory."""
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 """A Kubernetes name of at most 63 characters (a DNS label)."""
-_SECRET_KEY = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[-._a-zA-Z0-9]+$"
-SecretKey = Annotated[str, StringConstraints(pattern=_SECRET_KEY)]
+_KEY_PLACE = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[-._a-zA-Z0-9]+$"
+SecretKey = Annotated[str, StringConstraints(pattern=_KEY_PLACE)]
 """``secret/key``: where a value lies; never the value."""
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -242,7 +242,7 @@ class Profile(_Part):
                     raise ValueError(f"training.env.{name} looks like a secret: name its key under secret_env instead")
             for name, place in self.training.secret_env.items():
                 # Never shown: a value may stand there by mistake.
-                if not re.match(_SECRET_KEY, place):
+                if not re.match(_KEY_PLACE, place):
                     raise ValueError(f"training.secret_env.{name} is not written secret/key, e.g. atelier-s3/token")
             check_labels(self.training.labels)
             check_labels(self.training.node_selector)

@@ -170,8 +170,8 @@ class TrainJobLauncher:
         except Conflict:
             # A launcher that was given up for lost and this one: the name lets one of them create, both watch.
             there = api.job(job["metadata"]["name"])
-            assert there is not None
-            return there
+            # Gone between the two questions: a job that was on its way out held the name.
+            return there or self._create(api, identity, number, module, arguments)
         self._say(made["metadata"]["name"], f"created in {api.namespace}, {self._size()}")
         return made
 
