@@ -1,5 +1,6 @@
 """Plans: what is reckoned, what is refused, what is found in the cache; nothing is run and nothing written."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from atelier.errors import ConfigError
 from atelier.orchestration import plan, plan_text, profile
+from atelier.orchestration.cached import Found
 from atelier.orchestration.gpus import GPUS, gpu
 from atelier.orchestration.plan import Options, make
 from tests.orchestration.conftest import Project
@@ -76,6 +78,24 @@ def test_sizes_that_do_not_go_together_are_refused() -> None:
         paper(options=Options(gpu="v100", gpus_per_node=64, nodes=1))
     with pytest.raises(ConfigError, match="no parameter 'stepz'"):
         paper(stepz="3")
+
+
+def test_what_is_in_the_cache_costs_nothing() -> None:
+    made = paper()
+    (training,), (data,) = made.trainings, made.data
+    assert made.gpu_hours == pytest.approx((training.gpu_hours or 0) + (data.encoding_gpu_hours or 0))
+    there = [dataclasses.replace(step, found=Found(True)) if step.task == "preprocess" else step for step in made.steps]
+    assert dataclasses.replace(made, steps=tuple(there)).gpu_hours == pytest.approx(training.gpu_hours)
+    every = [dataclasses.replace(step, found=Found(True)) for step in made.steps]
+    assert dataclasses.replace(made, steps=tuple(every)).gpu_hours == 0
+
+
+def test_what_is_said_twice_must_agree() -> None:
+    with pytest.raises(ConfigError, match="nodes is 3 in train_overrides"):
+        paper(train_overrides='{"nodes": 3}')
+    laptop = profile.load(PROJECT, "laptop")
+    with pytest.raises(ConfigError, match="artifacts is given twice"):
+        make(PROJECT, "igligen_xl_512", {"artifacts": "s3://a/b"}, laptop, artifacts="s3://c/d", look_at_cache=False)
 
 
 def test_both_stages_are_planned_where_both_are_trained() -> None:

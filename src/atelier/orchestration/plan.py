@@ -81,7 +81,10 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class DataPlan:
-    """Bytes that a training reads and writes; ``examples`` 0: as many as its sources hold, which is not known."""
+    """Bytes that a training reads and writes; ``examples`` 0: as many as its sources hold, which is not known.
+
+    ``encoded_by`` is the task that makes its shards; ``published``: the paper's data set was put down.
+    """
 
     task: str
     examples: int
@@ -90,6 +93,8 @@ class DataPlan:
     checkpoint_bytes: float
     kept: int
     encoding_gpu_hours: float | None
+    encoded_by: str = ""
+    published: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,8 +113,10 @@ class Plan:
 
     @property
     def gpu_hours(self) -> float | None:
-        """Of all trainings and encodings; None where none could be reckoned."""
-        parts = [each.gpu_hours for each in self.trainings] + [each.encoding_gpu_hours for each in self.data]
+        """Of all trainings and encodings that are not in the cache; None where none could be reckoned."""
+        made = {step.task for step in self.steps if step.found.cached is not True}
+        parts = [each.gpu_hours if each.task in made else 0.0 for each in self.trainings]
+        parts += [each.encoding_gpu_hours if each.encoded_by in made else 0.0 for each in self.data]
         known = [part for part in parts if part is not None]
         return sum(known) if known else None
 
@@ -164,7 +171,9 @@ def make(
         if call.function == TRAIN and LATER not in (call.parameters["recipe"], call.parameters["profile"]):
             training = _training(call, profile, options, device, kind)
             trainings.append(training)
-            data.append(_data(training, dag, arguments, profile, device, options.mfu))
+            shards = call.artifacts.get("shards")
+            encoded_by = shards.task if shards else ""
+            data.append(_data(training, dag, arguments, profile, device, options.mfu, encoded_by))
     return Plan(
         pipeline,
         profile.name,
@@ -185,6 +194,8 @@ def zero_stages(plan: Plan) -> int | None:
 def _arguments(
     dag: Pipeline, given: Mapping[str, str], profile: Profile, artifacts: str, project: Path
 ) -> dict[str, Any]:
+    if artifacts and given.get("artifacts", artifacts) != artifacts:
+        raise ConfigError(f"artifacts is given twice: {artifacts!r} and {given['artifacts']!r}", "leave one")
     arguments = params.validate(given, dag.parameters)
     if "profile" in dag.parameters:
         arguments.setdefault("profile", profile.recipe_profile)
@@ -257,6 +268,10 @@ def _shape(profile: Profile, options: Options, changes: dict[str, Any], own: Tra
     each = options.gpus_per_node or (training.processes_per_node if training else None)
     if each is None:
         each = max((changes.get("processes") or own.processes) // nodes, 1)
+    if changes.get("nodes", nodes) != nodes:
+        raise ConfigError(
+            f"nodes is {changes['nodes']} in train_overrides, the profile or NODES says {nodes}", "leave one"
+        )
     processes = changes.get("processes")
     if processes and processes != nodes * each:
         raise ConfigError(
@@ -287,6 +302,7 @@ def _data(
     profile: Profile,
     device: Gpu | None,
     mfu: float,
+    encoded_by: str,
 ) -> DataPlan:
     footprint, config = training.footprint, training.config
     asked = arguments.get("images", dag.parameters["images"].default if "images" in dag.parameters else 0)
@@ -305,4 +321,6 @@ def _data(
         float(checkpoint),
         kept,
         hours,
+        encoded_by,
+        footprint.examples > 0,
     )

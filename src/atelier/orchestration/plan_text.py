@@ -120,10 +120,9 @@ def _training(each: TrainingPlan) -> Iterator[str]:
 
 def _data(each: DataPlan) -> Iterator[str]:
     yield f"{each.task}: data"
-    yield (
-        f"  {each.examples:,} examples: raw {size(each.raw_bytes)}, shards {size(each.shard_bytes)}; a checkpoint "
-        f"{size(each.checkpoint_bytes)}, {each.kept} kept ({size(each.kept * each.checkpoint_bytes)})"
-    )
+    count = f"{each.examples:,} examples" + (", as published" if each.published else "")
+    yield f"  {count}: raw {size(each.raw_bytes)}, shards {size(each.shard_bytes)}"
+    yield f"  a checkpoint {size(each.checkpoint_bytes)}, {each.kept} kept ({size(each.kept * each.checkpoint_bytes)})"
     if each.encoding_gpu_hours is not None:
         yield f"  encoding takes {each.encoding_gpu_hours:,.0f} GPU-hours, if decoding the images keeps up"
 
@@ -134,7 +133,7 @@ def _total(plan: Plan) -> str:
     hours = plan.gpu_hours
     costs = [each.cost for each in plan.trainings if each.cost is not None]
     if hours is not None:
-        text += f"; {hours:,.0f} GPU-hours with encoding"
+        text += f"; {hours:,.0f} GPU-hours for what is not cached, with encoding"
         if costs and all(each.gpu_hours for each in plan.trainings):
             price = costs[0] / (plan.trainings[0].gpu_hours or 1)
             text += f", cost {hours * price:,.0f}"

@@ -1,9 +1,7 @@
 """A training that no launcher watches any more saves and ends: nobody would collect what its GPUs cost."""
 
-import contextlib
 import threading
 
-from atelier.errors import AtelierError
 from atelier.storage import s3
 from atelier.training.callbacks.base import Callback, Request
 from atelier.training.run import TrainingRun
@@ -38,9 +36,13 @@ class EndUnwatched(Callback):
 
     def _look(self) -> None:
         while not self._ended.wait(self.every_s):
-            with contextlib.suppress(AtelierError):
+            try:
                 age = s3.age(self.sign)
-                if age is not None and age > self.limit_s:
-                    print(f"no launcher has watched for {age:.0f} s: saving and ending", flush=True)
-                    self._alone = True
-                    return
+            except Exception as error:
+                # Whatever a store answers: this thread must outlive it, or nobody ends an unwatched training.
+                print(f"the launcher's sign of life cannot be read ({type(error).__name__}: {error})", flush=True)
+                continue
+            if age is not None and age > self.limit_s:
+                print(f"no launcher has watched for {age:.0f} s: saving and ending", flush=True)
+                self._alone = True
+                return

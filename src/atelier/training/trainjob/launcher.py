@@ -170,8 +170,11 @@ class TrainJobLauncher:
         except Conflict:
             # A launcher that was given up for lost and this one: the name lets one of them create, both watch.
             there = api.job(job["metadata"]["name"])
-            # Gone between the two questions: a job that was on its way out held the name.
-            return there or self._create(api, identity, number, module, arguments)
+            if there is not None and "deletionTimestamp" not in there["metadata"]:
+                return there
+            # A job that is on its way out holds the name.
+            time.sleep(min(self.poll_s, 1.0))
+            return self._create(api, identity, number, module, arguments)
         self._say(made["metadata"]["name"], f"created in {api.namespace}, {self._size()}")
         return made
 
