@@ -214,6 +214,11 @@ def worker_plan(place: str) -> dict[str, Any]:
 
 
 def _tracking(ctx: StepContext) -> dict[str, str] | None:
-    """The MLflow run that rank 0 writes to; None where the server gave none in time (the files hold everything)."""
-    run_id = ctx.track.run_id()
-    return {"uri": ctx.track.uri, "run_id": run_id} if run_id else None
+    """The MLflow run that rank 0 writes to; None where the server gave none in time (the files hold everything).
+
+    A URI that holds a password is left to the ranks' own MLFLOW_TRACKING_URI: the plan may be an object in a bucket.
+    """
+    from atelier.tracking.service import shown
+
+    run_id, uri = ctx.track.run_id(), ctx.track.uri
+    return {"uri": uri if shown(uri) == uri else "", "run_id": run_id} if run_id else None

@@ -16,7 +16,7 @@ def main(plan_place: str) -> int:
     from atelier.recipes.registry import get
     from atelier.steps.train import worker_plan
     from atelier.storage.manifest import Manifest
-    from atelier.tracking.runs import attach
+    from atelier.tracking.runs import attach, tracking_uri
     from atelier.training.callbacks import standard_callbacks
     from atelier.training.callbacks.end_unwatched import EndUnwatched
     from atelier.training.delivery import delivered
@@ -30,7 +30,11 @@ def main(plan_place: str) -> int:
     base, adapter = _inputs(plan)
     # Rank 0 writes the loss and the pictures; the first process of every other node its system metrics.
     writes = os.environ.get("LOCAL_RANK", "0") == "0"
-    tracker = attach(plan["tracking"]["run_id"], plan["tracking"]["uri"]) if writes and plan["tracking"] else None
+    tracker = (
+        attach(plan["tracking"]["run_id"], plan["tracking"]["uri"] or tracking_uri())
+        if writes and plan["tracking"]
+        else None
+    )
     try:
         result = train(
             recipe.objective(base),
