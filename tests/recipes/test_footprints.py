@@ -111,6 +111,15 @@ def test_a_later_stage_has_its_own() -> None:
     assert first.checkpoint_bytes(ema=True) == 16 * 1_812_438_988
 
 
+def test_a_training_under_zero_3_in_this_process_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from deepspeed.runtime.zero.linear import zero3_linear_wrap
+
+    monkeypatch.setattr(torch.nn.functional, "linear", zero3_linear_wrap)
+    layer = torch.nn.Linear(8, 4, device="meta").requires_grad_(False)
+    x = torch.zeros(3, 8, device="meta", requires_grad=True)
+    assert saved_bytes(lambda: layer(x), layer.parameters()) == 0, "frozen weights need no inputs"
+
+
 def test_what_is_saved_is_counted_once_and_parameters_are_not() -> None:
     layer = torch.nn.Linear(8, 4, device="meta")
     x = torch.zeros(3, 8, device="meta", requires_grad=True)
