@@ -1,7 +1,7 @@
 """What a run would do and cost, worked out before anything is spent: no torch, no step, nothing written."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,6 @@ class Plan:
     trainings: tuple[TrainingPlan, ...]
     data: tuple[DataPlan, ...]
     cache_note: str = ""
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def gpu_hours(self) -> float | None:

@@ -34,10 +34,9 @@ def apply(spec: Any, platforms: Any, profile: Profile, references: Mapping[str, 
         ConfigError: the profile has settings for a component that no pipeline could have.
     """
     from google.protobuf import json_format
-    from kfp.pipeline_spec import pipeline_spec_pb2 as ir
 
     images = {target: profile.images.reference(target) for target in TARGETS} | dict(references or {})
-    deployment = json_format.ParseDict(json_format.MessageToDict(spec.deployment_spec), ir.PipelineDeploymentConfig())
+    deployment = deployment_of(spec)
     kubernetes = platforms.platforms["kubernetes"].deployment_spec
     functions: dict[str, str] = {}
     for label, executor in deployment.executors.items():
@@ -77,13 +76,24 @@ def tasks(spec: Any) -> Iterator[tuple[str, Any]]:
             yield task.component_ref.name, task
 
 
+def deployment_of(spec: Any) -> Any:
+    """A pipeline's executors as KFP's own message; the pipeline holds them as a plain structure."""
+    from google.protobuf import json_format
+    from kfp.pipeline_spec import pipeline_spec_pb2 as ir
+
+    return json_format.ParseDict(json_format.MessageToDict(spec.deployment_spec), ir.PipelineDeploymentConfig())
+
+
+def functions(spec: Any) -> set[str]:
+    """The components (by function) of a pipeline."""
+    executors = deployment_of(spec).executors.values()
+    return {name for each in executors if (name := function_of(each.container))}
+
+
 def targets(spec: Any) -> set[str]:
     """The images (by target) that a pipeline's components name."""
-    from google.protobuf import json_format
-
-    executors = json_format.MessageToDict(spec.deployment_spec).get("executors", {})
-    named = (each["container"]["image"] for each in executors.values() if "container" in each)
-    return {match[1] for image in named if (match := _IMAGE.fullmatch(image)) and match[1] in TARGETS}
+    executors = deployment_of(spec).executors.values()
+    return {target for each in executors if (target := target_of(each.container.image)) in TARGETS and target}
 
 
 def target_of(image: str) -> str | None:

@@ -187,7 +187,7 @@ def upload(prepared: Prepared, out: TextIO = sys.stdout) -> Uploaded:
         out.write(f"{note}\n")
     where = connection.address(request.host, profile.host, request.token_file)
     server = connection.connect(where, prepared.namespace)
-    components = set(components_of(prepared.dag))
+    components = pods.functions(prepared.dag.graph.pipeline_spec)
     if not request.no_cluster_check:
         _look_at_cluster(prepared, components, out)
     digests = image_digests.read_digests(Path(request.image_digests)) if request.image_digests else {}
@@ -219,17 +219,6 @@ def _look_at_cluster(prepared: Prepared, components: set[str], out: TextIO) -> N
     for note in findings.notes:
         out.write(f"note: {note}\n")
     findings.refuse()
-
-
-def components_of(dag: Pipeline) -> list[str]:
-    """The components (by function) of a pipeline."""
-    executors = dag.graph.pipeline_spec.deployment_spec["executors"]
-    found = []
-    for executor in executors.values():
-        args = list(executor["container"]["args"])
-        if pods.FUNCTION in args:
-            found.append(str(args[args.index(pods.FUNCTION) + 1]))
-    return found
 
 
 def submit(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from atelier.orchestration.catalogue import Pipeline
-from atelier.orchestration.pods import function_of
+from atelier.orchestration.pods import deployment_of, function_of
 
 LATER = object()
 """Stands for a value that a step makes."""
@@ -26,7 +26,6 @@ class Call:
 
     Attributes:
         task: its name in the DAG, behind those of the branches that it lies in (``train-stage-1/train``).
-        component: the component's name in the compiled pipeline.
         image: as the component names it.
         function: the component's function, which is the step's name; "" for a container of its own.
         parameters: by name; ``LATER`` for what another step makes.
@@ -36,7 +35,6 @@ class Call:
     """
 
     task: str
-    component: str
     image: str
     function: str
     parameters: dict[str, Any]
@@ -104,7 +102,7 @@ class _Walker:
             named = tuple(component.output_definitions.artifacts)
             made |= {(name, key): Output(prefix + name, key) for key in named}
             image, function = self.executors[component.executor_label]
-            yield Call(prefix + name, task.component_ref.name, image, function, parameters, inputs, sure, named)
+            yield Call(prefix + name, image, function, parameters, inputs, sure, named)
         return {key: _selected(selector, made) for key, selector in dag.outputs.artifacts.items()}
 
 
@@ -116,13 +114,9 @@ def _selected(output: Any, made: Mapping[tuple[str, str], Output | None]) -> Out
 
 def _executors(spec: Any) -> dict[str, tuple[str, str]]:
     """Executor label → its image and the function that it runs."""
-    from google.protobuf import json_format
-    from kfp.pipeline_spec import pipeline_spec_pb2 as ir
-
-    deployment = json_format.ParseDict(json_format.MessageToDict(spec.deployment_spec), ir.PipelineDeploymentConfig())
     return {
         label: (executor.container.image, function_of(executor.container) or "")
-        for label, executor in deployment.executors.items()
+        for label, executor in deployment_of(spec).executors.items()
     }
 
 

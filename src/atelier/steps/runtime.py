@@ -7,6 +7,7 @@ state, so nothing can disagree with it.
 
 import contextlib
 import fcntl
+import functools
 import os
 import resource
 import shutil
@@ -15,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import metadata as distributions
 from pathlib import Path
 from types import TracebackType
@@ -112,10 +114,11 @@ def run_step(
             a traceback and the process ends with the error's exit code.
         NotMade: in a block of ``peeking``, where nothing is made.
     """
+    wanted = functools.partial(_wanted, name, version, module, inputs, dict(params), artifacts, extra_modules)
     if is_peeking():
-        return _look(name, version, module, inputs, dict(params), artifacts, extra_modules)
+        return _look(wanted())
     with _process(name) as record:
-        return _make_or_find(record, name, version, module, produce, inputs, dict(params), artifacts, extra_modules)
+        return _make_or_find(record, wanted(), produce)
 
 
 @contextlib.contextmanager
@@ -145,7 +148,32 @@ def _process(name: str) -> Iterator[StepRecord]:
         sys.exit(error.exit_code if isinstance(error, AtelierError) else 1)
 
 
-def _look(
+@dataclass(frozen=True)
+class _Wanted:
+    """An output: what it is made of, which is what its key is made of, and where it lies."""
+
+    name: str
+    version: int
+    code: str
+    params: dict[str, Any]
+    inputs: dict[str, Manifest]
+    artifacts: str
+    key: str
+    uri: str
+
+    def made_by(self) -> dict[str, Any]:
+        """As its manifest names it."""
+        return {
+            "step": self.name,
+            "version": self.version,
+            "key": self.key,
+            "code": self.code,
+            "params": self.params,
+            "inputs": {given: {"uri": m.uri, "digest": m.digest} for given, m in self.inputs.items()},
+        }
+
+
+def _wanted(
     name: str,
     version: int,
     module: str,
@@ -153,59 +181,37 @@ def _look(
     params: dict[str, Any],
     artifacts: str,
     extra_modules: tuple[str, ...],
-) -> Manifest:
-    """The output, where it is there."""
-    digests = {given: manifest.digest for given, manifest in inputs.items()}
-    _, uri = _address(name, version, code_digest(module, extra_modules), params, digests, artifacts)
-    found = existing(uri)
-    if found is None:
-        raise NotMade(uri)
-    return found
-
-
-def _address(
-    name: str, version: int, code: str, params: dict[str, Any], digests: dict[str, str], artifacts: str
-) -> tuple[str, str]:
-    """An output's key and URI."""
+) -> _Wanted:
     if not artifacts:
         raise ConfigError(
             "the parameter artifacts is empty: there is no place for the outputs",
             "give a folder or a bucket, e.g. ARTIFACTS=s3://bucket/prefix",
         )
-    key = sha256_json({"step": name, "version": version, "code": code, "params": params, "inputs": digests})[:24]
-    return key, join(artifacts, name, key)
-
-
-def _make_or_find(
-    record: StepRecord,
-    name: str,
-    version: int,
-    module: str,
-    produce: Produce,
-    inputs: dict[str, Manifest],
-    params: dict[str, Any],
-    artifacts: str,
-    extra_modules: tuple[str, ...],
-) -> Manifest:
     code = code_digest(module, extra_modules)
     digests = {given: manifest.digest for given, manifest in inputs.items()}
-    key, uri = _address(name, version, code, params, digests, artifacts)
-    record.update(key=key, uri=uri, params=params, inputs=digests, code=code)
+    key = sha256_json({"step": name, "version": version, "code": code, "params": params, "inputs": digests})[:24]
+    return _Wanted(name, version, code, params, inputs, artifacts, key, join(artifacts, name, key))
+
+
+def _look(wanted: _Wanted) -> Manifest:
+    """The output, where it is there."""
+    found = existing(wanted.uri)
+    if found is None:
+        raise NotMade(wanted.uri)
+    return found
+
+
+def _make_or_find(record: StepRecord, wanted: _Wanted, produce: Produce) -> Manifest:
+    name, uri = wanted.name, wanted.uri
+    digests = {given: manifest.digest for given, manifest in wanted.inputs.items()}
+    record.update(key=wanted.key, uri=uri, params=wanted.params, inputs=digests, code=wanted.code)
     found = existing(uri)
     if found is None:
-        with _lock(f"{name}-{key}"):
+        with _lock(f"{name}-{wanted.key}"):
             # Another run may have made it while this one waited for the lock.
             found = existing(uri)
             if found is None:
-                made_by = {
-                    "step": name,
-                    "version": version,
-                    "key": key,
-                    "code": code,
-                    "params": params,
-                    "inputs": {given: {"uri": m.uri, "digest": m.digest} for given, m in inputs.items()},
-                }
-                manifest = _make(record, uri, artifacts, produce, inputs, params, made_by)
+                manifest = _make(wanted, produce)
                 record.end("done", output=_summary(manifest), peak_rss_mb=_peak_rss_mb())
                 print(f"{name}: done in {record.fields['seconds']:.1f} s → {uri}", flush=True)
                 return manifest
@@ -214,19 +220,11 @@ def _make_or_find(
     return found
 
 
-def _make(
-    record: StepRecord,
-    uri: str,
-    artifacts: str,
-    produce: Produce,
-    inputs: dict[str, Manifest],
-    params: dict[str, Any],
-    made_by: dict[str, Any],
-) -> Manifest:
+def _make(wanted: _Wanted, produce: Produce) -> Manifest:
     began = time.time()
-    out = OutputFolder(uri, _work_folder(artifacts, made_by["step"], made_by["key"]))
+    out = OutputFolder(wanted.uri, _work_folder(wanted.artifacts, wanted.name, wanted.key))
     context = StepContext(
-        made_by["step"], made_by["key"], out, {given: InputFolder(m) for given, m in inputs.items()}, params
+        wanted.name, wanted.key, out, {given: InputFolder(m) for given, m in wanted.inputs.items()}, wanted.params
     )
     with context._exits:
         try:
@@ -236,7 +234,7 @@ def _make(
             with contextlib.suppress(AtelierError):
                 out.keep()
             raise
-        made_by |= {
+        made_by = wanted.made_by() | {
             "seconds": round(time.time() - began, 3),
             "run": context.run_id,
             "versions": _versions(),
