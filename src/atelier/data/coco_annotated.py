@@ -6,7 +6,6 @@ was found by) and ``phrases`` (its own caption). ``<key>.embeddings.npy``, where
 the phrases.
 """
 
-import io
 import json
 import os
 import tarfile
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from atelier.data import npy_header
 from atelier.data.coco import Annotated
 from atelier.data.sa1b import checked_text
 from atelier.errors import DataError
@@ -104,7 +104,7 @@ class AnnotatedShards:
 
     def _embeddings(self, key: str) -> np.ndarray | None:
         span = self._spans[key].get(f"{EMBEDDINGS}.npy")
-        return None if span is None else np.lib.format.read_array(io.BytesIO(self._read(span)), allow_pickle=False)
+        return None if span is None else npy_header.array_of(self._read(span))
 
 
 def _annotated(record: dict[str, Any], embeddings: np.ndarray | None) -> Annotated:

@@ -1,6 +1,5 @@
 """A sample's bytes to its arrays, checked against what the manifest promises."""
 
-import ast
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import orjson
+
+from atelier.data import npy_header
 
 Sample = dict[str, Any]
 _HEADER = 128  # bytes of an .npy header, nearly always
@@ -103,24 +104,20 @@ class SampleDecoder:
     def _layout(self, field: str, header: bytes) -> _Layout:
         """Parses a header (``.npy`` version 1.0); done once for each that differs."""
         try:
-            if header[:8] != b"\x93NUMPY\x01\x00":
-                raise ValueError("no .npy of version 1.0")
-            said = ast.literal_eval(header[10:].decode("latin-1"))
-            dtype, shape = np.dtype(said["descr"]), tuple(int(size) for size in said["shape"])
-            if dtype.hasobject or dtype.itemsize == 0 or min(shape, default=0) < 0:
-                raise ValueError(f"{dtype} {shape}")
-        except (ValueError, SyntaxError, KeyError, TypeError, RecursionError, MemoryError) as error:
+            descr, fortran, shape = npy_header.parse(header)
+        except ValueError as error:
             raise Flaw("not an array", f"{field}: {error}") from error
+        dtype = np.dtype(descr)
         if self._fields is not None:
             expected = self._fields.get(field)
-            if expected is not None and not _fits(said["descr"], shape, expected):
-                raise Flaw("wrong dtype or shape", f"{field} is {said['descr']} {list(shape)}, not {list(expected)}")
+            if expected is not None and not _fits(descr, shape, expected):
+                raise Flaw("wrong dtype or shape", f"{field} is {descr} {list(shape)}, not {list(expected)}")
         count = math.prod(shape)
         check = self.finite_check(dtype) if count else None
-        return _Layout(dtype, shape, "F" if said.get("fortran_order") else "C", count, count * dtype.itemsize, check)
+        return _Layout(dtype, shape, "F" if fortran else "C", count, count * dtype.itemsize, check)
 
 
-def _fits(descr: object, shape: tuple[int, ...], expected: Sequence[Any]) -> bool:
+def _fits(descr: str, shape: tuple[int, ...], expected: Sequence[Any]) -> bool:
     dtype, sizes = expected
     return (
         descr == dtype
