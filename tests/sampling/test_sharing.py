@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from atelier.models.grounded_unet import attach
@@ -123,3 +124,25 @@ def test_overlaid_parts_answer_for_those_below() -> None:
     assert made[0][1] is net[0][1]
     assert made[1] is net[1]
     assert type(net[0][0]) is nn.Linear
+
+
+@torch.no_grad()
+def test_attention_without_looking_at_signatures(unet: UNet2DConditionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = inputs()
+    expected = unet(**given).sample
+    looked: list[Any] = []
+    plain = Attention.forward
+
+    def forward(self: Attention, *args: Any, **others: Any) -> Any:
+        looked.append(others)
+        return plain(self, *args, **others)
+
+    monkeypatch.setattr(Attention, "forward", forward)
+    run = for_a_run(unet)
+    assert torch.equal(run(**given).sample, expected)
+    assert not looked
+    # What a processor may or may not take is diffusers' to tell.
+    given["cross_attention_kwargs"] = {**given["cross_attention_kwargs"], "ip_adapter_masks": None}
+    assert torch.equal(run(**given).sample, expected)
+    assert looked
+    assert all("ip_adapter_masks" in others for others in looked)

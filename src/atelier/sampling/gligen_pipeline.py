@@ -196,6 +196,9 @@ class GLIGENMixin:
 def pooled_states(tokenizer: Any, encoder: Any, phrases: list[str], output: str) -> Tensor:
     """One text encoder's end-of-text state of each phrase [N, width]; longer phrases are cut to its length.
 
+    No more padding than the longest phrase needs: the encoders are causal, so that what follows a phrase's end does
+    not reach it.
+
     Args:
         output: the encoder's output to take: ``pooler_output`` or ``text_embeds``.
 
@@ -206,7 +209,7 @@ def pooled_states(tokenizer: Any, encoder: Any, phrases: list[str], output: str)
         raise ConfigError("the pipeline has no text encoder for phrases", "give gligen_phrase_embeds")
     with _TOKENIZING:
         ids = tokenizer(
-            phrases, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+            phrases, padding="longest", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
         ).input_ids
     state: Tensor = getattr(encoder(ids.to(encoder.device)), output)
     return state

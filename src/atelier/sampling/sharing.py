@@ -6,8 +6,11 @@ every other part, is the original's.
 
 import copy
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from atelier.models.grounded_unet import blocks
@@ -28,6 +31,28 @@ class Remembered(View):
         return self._asked[2]
 
 
+class Direct(View):
+    """An ``Attention`` that hands its tensors straight to its processor.
+
+    diffusers inspects the processor's signature in every call of every block, to tell which further arguments it
+    takes; without further arguments there is nothing to tell.
+    """
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **others: Any,
+    ) -> Tensor:
+        """As ``Attention.forward``."""
+        attention = self.inner if others else partial(self.inner.processor, self.inner)
+        made: Tensor = attention(
+            hidden_states, encoder_hidden_states=encoder_hidden_states, attention_mask=attention_mask, **others
+        )
+        return made
+
+
 def for_a_run(unet: nn.Module) -> nn.Module:
     """A view of the UNet for one sampling run; its answers are the UNet's to the last bit.
 
@@ -41,10 +66,18 @@ def for_a_run(unet: nn.Module) -> nn.Module:
         return unet
     parts: dict[str, nn.Module] = {}
     for name, block in blocks(unet):
-        for part in ("to_k", "to_v"):
-            parts[f"{name}.attn2.{part}"] = getattr(block.attn2, part)
-        parts[f"{name}.fuser.linear"] = block.fuser.linear
-    return overlaid(unet, {name: Remembered(part) for name, part in parts.items() if type(part) is nn.Linear})
+        if type(block.attn1) is Attention:
+            parts[f"{name}.attn1"] = Direct(block.attn1)
+        if type(block.attn2) is Attention:
+            parts[f"{name}.attn2"] = Direct(_remembering(block.attn2, "to_k", "to_v"))
+        parts[f"{name}.fuser"] = _remembering(block.fuser, "linear")
+    return overlaid(unet, parts)
+
+
+def _remembering(module: nn.Module, *parts: str) -> nn.Module:
+    """With ``Remembered`` in the place of those of its parts that are plain ``Linear``."""
+    found = {name: getattr(module, name) for name in parts}
+    return overlaid(module, {name: Remembered(part) for name, part in found.items() if type(part) is nn.Linear})
 
 
 def overlaid(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
