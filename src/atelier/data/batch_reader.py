@@ -39,16 +39,32 @@ def column(samples: Sequence[Sample], field: str) -> np.ndarray:
     return stack([sample[field] for sample in samples])
 
 
+Source = int | memoryview
+"""A shard's content: the descriptor of its file, or its bytes in memory."""
+
+
 class Span(NamedTuple):
-    """Where a sample's bytes lie: the shard's file and index, and its number in it.
+    """Where a sample's bytes lie: the shard's content and index, and its number in it.
 
     ``known`` says that its checksum and values were looked at before.
     """
 
-    descriptor: int
+    source: Source
     shard_index: ShardIndex
     own: int
     known: bool
+
+
+def scatter(source: Source, pieces: Sequence[memoryview], begin: int) -> int:
+    """Reads from ``begin`` on into the pieces, one after the other; returns how many bytes there were."""
+    if isinstance(source, int):
+        return os.preadv(source, pieces, begin)
+    cursor = begin
+    for piece in pieces:
+        found = source[cursor : cursor + len(piece)]
+        piece[: len(found)] = found
+        cursor += len(found)
+    return cursor - begin
 
 
 class _ReadAlone(Exception):
@@ -129,7 +145,7 @@ class BatchReader:
         view: memoryview,
         used: int,
     ) -> tuple[Sample, int]:
-        descriptor, index, own, known = span
+        source, index, own, known = span
         plan = self._plans.get(index.members) or self._plan(index.members)
         if index.missing is not None or index.unfit.item(own):
             raise _ReadAlone
@@ -153,7 +169,7 @@ class BatchReader:
             used, cursor, moved = end, payload + nbytes, moved - nbytes
         end = used + length - cursor
         pieces.append(view[used:end])
-        if os.preadv(descriptor, pieces, index.begins.item(own)) != length:
+        if scatter(source, pieces, index.begins.item(own)) != length:
             raise _ReadAlone
         if not known:
             crc = 0

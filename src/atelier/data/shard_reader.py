@@ -12,7 +12,7 @@ import numpy as np
 from isal.isal_zlib import crc32
 
 from atelier.data.bad_samples import BadSample
-from atelier.data.batch_reader import BatchReader, SampleBatch, Span
+from atelier.data.batch_reader import BatchReader, SampleBatch, Span, scatter
 from atelier.data.buffers import Buffers
 from atelier.data.sample_decoder import Flaw, Sample, SampleDecoder
 from atelier.data.shard_index import ShardIndex
@@ -49,10 +49,11 @@ class _OpenShard:
     """An open shard, on disk or in memory, and its index; ``verified`` says which samples were found good before."""
 
     def __init__(self, path: Path, content: _OpenFile | MemoryFile, index: ShardIndex) -> None:
-        self.path, self.index, self.size, self.descriptor = path, index, content.size, content.descriptor
+        self.path, self.index, self.size = path, index, content.size
         self.identity = content.identity if isinstance(content, _OpenFile) else (content.number, -1, -1)
         self.verified = np.zeros(len(index), bool)
         self._content = content  # held for as long as somebody reads it
+        self.source = content.descriptor if isinstance(content, _OpenFile) else content.view
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ class ShardDataset:
         for row, (number, own) in enumerate(zip(numbers.tolist(), owns, strict=True)):
             shard = self._shard(number) if 0 <= number < len(self._names) else None
             if isinstance(shard, _OpenShard):
-                spans.append((row, shard, Span(shard.descriptor, shard.index, own, bool(shard.verified[own]))))
+                spans.append((row, shard, Span(shard.source, shard.index, own, bool(shard.verified[own]))))
             else:
                 alone.append(row)
         batch, failed = self._batches.read([(row, span) for row, _, span in spans], len(indices))
@@ -219,7 +220,7 @@ class ShardDataset:
             raise Flaw("index does not fit its shard", f"bytes {begin:,} to {begin + length:,} or members in them")
         span = self._buffers.take(length)[:length]
         try:
-            found = os.preadv(shard.descriptor, [span.data], begin)
+            found = scatter(shard.source, [span.data], begin)
         except OSError as error:
             if error.errno != errno.EIO:
                 with os_errors(shard.path):

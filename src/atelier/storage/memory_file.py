@@ -19,28 +19,10 @@ _STEP = 2**22
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-class _Region:
-    """Memory that is also a file: written through ``map``, read by ``os.preadv`` on ``descriptor``."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.descriptor = os.memfd_create("atelier-shard")
-        try:
-            os.ftruncate(self.descriptor, size)
-            self.map = mmap.mmap(self.descriptor, size)
-        except BaseException:
-            os.close(self.descriptor)
-            raise
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
-
-
 class MemoryFile:
-    """A file in memory; its place goes back to the pool when nothing refers to it any more.
+    """A file's content in memory; its place goes back to the pool when nothing refers to it any more.
 
     Attributes:
-        descriptor: to read from.
         view: its ``size`` bytes, writable; with any content at first.
         padded: ``view`` up to the end of its last page, for writing without the page cache.
         number: no other file of this process has the same.
@@ -48,49 +30,50 @@ class MemoryFile:
 
     _numbers = itertools.count()
 
-    def __init__(self, pool: "MemoryPool", region: _Region, size: int) -> None:
+    def __init__(self, pool: "MemoryPool", region: mmap.mmap, size: int) -> None:
         self._pool, self._region = pool, region
-        self.size, self.descriptor, self.number = size, region.descriptor, next(self._numbers)
-        whole = memoryview(region.map)
+        self.size, self.number = size, next(self._numbers)
+        whole = memoryview(region)
         self.view = whole[:size]
         self.padded = whole[: -(-size // mmap.PAGESIZE) * mmap.PAGESIZE]
 
     def __del__(self) -> None:
+        # What is given back must have no finalizer of its own: the collector runs those of a whole cycle together.
         self._pool.give_back(self._region)
 
 
 class MemoryPool:
-    """Up to ``limit`` bytes of files in memory; none where the system has no such files. Safe for several threads."""
+    """Up to ``limit`` bytes of files in memory. Safe for several threads."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._allocated = 0
-        self._free: list[_Region] = []
+        self._free: list[mmap.mmap] = []
         self._lock = threading.Lock()
 
     def take(self, size: int) -> MemoryFile | None:
         """A file of ``size`` bytes; None when that would pass the limit."""
-        if size == 0 or not hasattr(os, "memfd_create"):
+        if size == 0:
             return None
         needed = -(-size // _STEP) * _STEP
         with self._lock:
-            fitting = [region for region in self._free if needed <= region.size <= 2 * needed]
+            fitting = [region for region in self._free if needed <= len(region) <= 2 * needed]
             if fitting:
-                best = min(fitting, key=lambda region: region.size)
+                best = min(fitting, key=len)
                 self._free.remove(best)
                 return MemoryFile(self, best, size)
             while self._free and self._allocated + needed > self.limit:
-                self._allocated -= self._free.pop().size
+                self._allocated -= len(self._free.pop())
             if self._allocated + needed > self.limit:
                 return None
             try:
-                region = _Region(needed)
-            except OSError:  # no descriptor or no address space left: the caller has a way without
+                region = mmap.mmap(-1, needed, mmap.MAP_PRIVATE)
+            except OSError:  # no address space left: the caller has a way without
                 return None
             self._allocated += needed
             return MemoryFile(self, region, size)
 
-    def give_back(self, region: _Region) -> None:
+    def give_back(self, region: mmap.mmap) -> None:
         """Called by a file that ends. Takes no lock: the collector may end files at any moment, here too."""
         self._free.append(region)
 

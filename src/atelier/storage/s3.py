@@ -16,6 +16,7 @@ from typing import Any
 from atelier.errors import AtelierError, ConfigError, ServiceError, StorageError
 from atelier.storage import multipart
 from atelier.storage.atomic import NotFound, os_errors
+from atelier.storage.socket_body import SocketBody
 from atelier.storage.stream import Stream
 
 ATTEMPTS = 6
@@ -294,4 +295,4 @@ def open_stream(uri: str, start: int) -> Stream:
             else:
                 raise
     total = start + length
-    return Stream(answer["Body"], start, total, str(answer.get("ETag", "")))
+    return Stream(SocketBody(answer["Body"]), start, total, str(answer.get("ETag", "")))

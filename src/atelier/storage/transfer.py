@@ -24,8 +24,8 @@ from atelier.storage.stream import Stream
 
 CHUNK = 2**20
 ATTEMPTS = 6
-_INTO = 2**18
-"""Bytes at a time into memory: what was received is copied while it is still in the processor's cache."""
+_INTO = 2**22
+"""Bytes at a time into memory; after each a broken transfer can go on."""
 
 
 def split_fragment(url: str) -> tuple[str, dict[str, str]]:
