@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from tests.cluster.kubectl import Kubectl
+from tests.documents import documents
 
 K8S = Path(__file__).parents[2] / "k8s"
 
@@ -25,7 +26,7 @@ def build(overlay: str) -> list[dict[str, Any]]:
     text = subprocess.run(
         ["kubectl", "kustomize", str(K8S / "overlays" / overlay)], capture_output=True, text=True, check=True
     ).stdout
-    return [document for document in yaml.safe_load_all(text) if document]
+    return [document for document in documents(text) if document]
 
 
 def apply(cluster: Kubectl, overlay: str) -> list[str]:

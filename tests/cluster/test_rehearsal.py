@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from atelier.orchestration import catalogue, profile
 from atelier.orchestration.compile import compile_pipeline
@@ -26,6 +25,7 @@ from tests.cluster.kubelet import Kubelet
 from tests.cluster.launching import RUN
 from tests.cluster.test_trainjob_launcher import in_workflow
 from tests.cluster.trainer import RunningTrainer, Trainer, wait_for
+from tests.documents import documents
 from tests.servers import S3Server, moto_server
 from tests.tracking.conftest import empty_store, store  # noqa: F401  fixtures
 
@@ -78,7 +78,7 @@ def cluster_machines(cluster: Kubectl, trainer: Trainer, kubelet: Kubelet, tmp_p
 def executor() -> list[str]:
     """Command and arguments of the compiled pipeline's train step."""
     compiled = compile_pipeline(catalogue.load(ROOT, "igligen_xl_512"), profile.load(ROOT, "laptop"))
-    spec = next(yaml.safe_load_all(compiled.text))
+    spec = documents(compiled.text)[0]
     label = spec["components"]["comp-train"]["executorLabel"]
     container = spec["deploymentSpec"]["executors"][label]["container"]
     return [*container["command"], *container["args"]]

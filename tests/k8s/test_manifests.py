@@ -10,6 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tests.documents import documents
+
 K8S = Path(__file__).parents[2] / "k8s"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 VERSIONS = [f"1.{minor}" for minor in range(30, 38)]
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl
 def build(folder: Path) -> list[dict[str, Any]]:
     done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
+    return [document for document in documents(done.stdout) if document]
 
 
 @pytest.fixture(scope="module", params=[*OVERLAYS, "eks+kueue"])

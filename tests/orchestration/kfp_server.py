@@ -22,9 +22,10 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import kfp_server_api as api
-import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
+
+from tests.documents import documents
 
 ROOT = "/apis/v2beta1"
 
@@ -230,9 +231,9 @@ def _upload(state: State, query: dict[str, str], body: bytes, kind: str) -> Any:
     ]
     text = part.get_content()
     text = text if isinstance(text, str) else text.decode()
-    documents = list(yaml.safe_load_all(text))
-    json_format.ParseDict(documents[0], pipeline_spec_pb2.PipelineSpec())
-    json_format.ParseDict(documents[1], pipeline_spec_pb2.PlatformSpec())
+    spec, platform = documents(text)
+    json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
+    json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
     if any(each.pipeline_id == pipeline and each.display_name == name for each in state.versions.values()):
         raise Problem(409, f"Already exist error: version {name}")
     made = api.V2beta1PipelineVersion(
@@ -242,7 +243,7 @@ def _upload(state: State, query: dict[str, str], body: bytes, kind: str) -> Any:
         name=name,
         description=query.get("description"),
         created_at=state.now(),
-        pipeline_spec={"pipeline_spec": documents[0], "platform_spec": documents[1]},
+        pipeline_spec={"pipeline_spec": spec, "platform_spec": platform},
     )
     state.versions[made.pipeline_version_id] = made
     state.packages[made.pipeline_version_id] = text

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2 as kubernetes
 from kfp.pipeline_spec import pipeline_spec_pb2 as ir
@@ -17,6 +16,7 @@ from atelier.errors import ConfigError
 from atelier.orchestration import catalogue, profile
 from atelier.orchestration.compile import compile_pipeline, slug, version_name
 from atelier.training.trainjob_settings import VARIABLE, TrainJobSettings
+from tests.documents import documents
 
 PROJECT = Path(__file__).parents[2]
 DIGEST = "sha256:" + "ab" * 32
@@ -43,7 +43,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 def read(content: bytes) -> tuple[Any, dict[str, Any]]:
     """The pipeline as KFP's message, and each executor's configuration as kfp-kubernetes's."""
-    first, second = yaml.safe_load_all(content)
+    first, second = documents(content)
     spec = json_format.ParseDict(first, ir.PipelineSpec())
     json_format.ParseDict(first["deploymentSpec"], ir.PipelineDeploymentConfig())
     platform = json_format.ParseDict(second, ir.PlatformSpec()).platforms["kubernetes"]
@@ -55,9 +55,7 @@ def read(content: bytes) -> tuple[Any, dict[str, Any]]:
 
 
 def container(content: bytes, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(yaml.safe_load_all(content))["deploymentSpec"]["executors"][f"exec-{name}"][
-        "container"
-    ]
+    found: dict[str, Any] = documents(content)[0]["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
     return found
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from atelier.errors import AtelierError, ConfigError, ServiceError
 from atelier.orchestration import catalogue, schedule, scheduled
 from atelier.orchestration.schedule import Timing
 from atelier.orchestration.submit import Request
+from tests.documents import documents
 from tests.orchestration import kfp_server
 from tests.orchestration.asking import PROJECT, ask
 
@@ -169,7 +169,7 @@ def test_the_wrapper_looks_first_and_has_the_pipelines_own_form(
 ) -> None:
     made(ask(server, own))
     (text,) = server.packages.values()
-    spec, _ = yaml.safe_load_all(text)
+    spec, _ = documents(text)
     root = spec["root"]["dag"]["tasks"]
     assert set(root) == {"look", "condition-1"}
     assert "== 'go'" in root["condition-1"]["triggerPolicy"]["condition"]

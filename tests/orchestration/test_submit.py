@@ -13,6 +13,7 @@ import yaml
 from atelier.errors import AtelierError, ConfigError, ServiceError
 from atelier.orchestration import cluster, connection, kubeflow, submit
 from atelier.orchestration.submit import Request
+from tests.documents import documents
 from tests.orchestration import kfp_server
 from tests.orchestration.asking import DIGEST, OWN, PROJECT, ask
 
@@ -34,7 +35,7 @@ def test_uploaded_run_and_linked(server: kfp_server.State, own: str) -> None:
     assert server.experiments[run.experiment_id].display_name == "nightly"
     assert f"{server.url}/#/runs/details/{run.run_id}" in said
     assert "could not be checked: the cluster (no kubeconfig" in said
-    document = next(yaml.safe_load_all(server.packages[version.pipeline_version_id]))
+    document = documents(server.packages[version.pipeline_version_id])[0]
     assert document["root"]["inputDefinitions"]["parameters"]["artifacts"]["defaultValue"] == "s3://bucket/prefix"
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from atelier.orchestration import catalogue, profile, walk
 from atelier.orchestration.compile import compile_pipeline
 from atelier.recipes.registry import get
 from atelier.storage.manifest import Manifest
+from tests.documents import documents
 from tests.tracking.conftest import empty_store, store  # noqa: F401  fixtures
 
 PROJECT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ NAME = "igligen_xl_1024"
 @pytest.fixture(scope="module")
 def spec() -> dict[str, Any]:
     compiled = compile_pipeline(catalogue.load(PROJECT, NAME), profile.load(PROJECT, "paper"))
-    document: dict[str, Any] = next(yaml.safe_load_all(compiled.text))
+    document: dict[str, Any] = documents(compiled.text)[0]
     return document
 
 
