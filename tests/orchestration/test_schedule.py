@@ -8,6 +8,7 @@ import pytest
 
 from atelier.errors import AtelierError, ConfigError, ServiceError
 from atelier.orchestration import catalogue, schedule, scheduled
+from atelier.orchestration.kubeflow import Kubeflow
 from atelier.orchestration.schedule import Timing
 from atelier.orchestration.submit import Request
 from tests.documents import documents
@@ -31,7 +32,7 @@ def test_one_recurring_run_whatever_is_pressed_how_often(server: kfp_server.Stat
     assert first.runtime_config.pipeline_root == "s3://bucket/kfp"
     assert first.service_account == "pipeline-runner"
     assert f"{server.url}/#/recurringrun/details/{first.recurring_run_id}" in said
-    assert "made" in said
+    assert "-scheduled: made: 0 3" in said
     assert "as asked for already" in made(ask(server, own, given={"seed": "3"}), timezone="UTC")
     assert list(server.recurring.values()) == [first]
     said = made(ask(server, own, given={"seed": "3"}), timezone="UTC", catch_up=True, concurrency=3)
@@ -83,6 +84,24 @@ def test_left_overs_and_a_disabled_one_are_replaced_and_others_left_alone(
     assert "replaced" in made(ask(server, own))
     assert len(server.recurring) == 2
     assert coco in server.recurring.values()
+
+
+def test_two_calls_at_once_leave_one(server: kfp_server.State, own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Kubeflow.create_recurring
+
+    def create(self: Kubeflow, **wanted: Any) -> Any:
+        mine = real(self, **wanted)
+        if wanted["cron"] == "0 0 3 * * 1":  # before this call looks again, another one is served whole
+            monkeypatch.setattr(Kubeflow, "create_recurring", real)
+            assert "replaced:" in made(ask(server, own), "0 5 * * 1")
+        return mine
+
+    monkeypatch.setattr(Kubeflow, "create_recurring", create)
+    said = made(ask(server, own))
+    (left,) = server.recurring.values()
+    assert left.trigger.cron_schedule.cron == "0 0 5 * * 1", "the newest"
+    assert "another call meanwhile asked for 0 5 * * 1 UTC" in said
+    assert left.recurring_run_id in said
 
 
 def test_a_zone_with_summer_time_starts_at_both_hours_and_asks_which_it_is(

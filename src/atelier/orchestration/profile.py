@@ -28,6 +28,9 @@ _KEY_PLACE = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[-._a-zA-Z0-9]+$"
 SecretKey = Annotated[str, StringConstraints(pattern=_KEY_PLACE)]
 """``secret/key``: where a value lies; never the value."""
 
+SecretName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
+"""A secret's name (a DNS subdomain)."""
+
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(r"(^|_)(SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIALS?|API_?KEY|ACCESS_KEY(_ID)?)(_|$)", re.IGNORECASE)
 _LABEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -115,7 +118,7 @@ class StepSettings(_Part):
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
     image_pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = ""
-    image_pull_secrets: tuple[str, ...] = ()
+    image_pull_secrets: tuple[SecretName, ...] = ()
     security: Security = Security()
 
     @field_validator("env")

@@ -68,19 +68,29 @@ def schedule(project: Path, request: Request, timing: Timing, out: TextIO = sys.
             pipeline=uploaded.pipeline,
             **wanted,
         )
-        done = "replaced" if there else "made"
+        done = "replaced:" if there else "made:"
+        # Asked again: of two calls at once each may have made one. Both then keep the newest, so that one is left.
+        there = kubeflow.recurring(name)
+        kept = max([kept, *there], key=_age)
+        if not same_recurring(kept, **wanted):
+            done = f"another call meanwhile asked for {kept.description}, which holds; this one asked for"
     else:
-        done = "is as asked for already"
+        done = "is as asked for already:"
     # After the new one is there; also what earlier calls left that were interrupted between the two.
     for each in there:
         if each.recurring_run_id != kept.recurring_run_id:
             kubeflow.delete_recurring(each.recurring_run_id)
     missed = "each missed time is made up for" if timing.catch_up else "missed times are not made up for"
     out.write(
-        f"{name}: {done}; {timing.cron} in {timing.timezone} (Kubeflow: {wanted['cron']} in {profile.cron_timezone}), "
+        f"{name}: {done} {timing.cron} in {timing.timezone} (Kubeflow: {wanted['cron']} in {profile.cron_timezone}), "
         f"at most {timing.concurrency} at once, {missed}\n{kubeflow.server.link('recurring', kept.recurring_run_id)}\n"
     )
     return 0
+
+
+def _age(record: Any) -> tuple[float, str]:
+    """The server's order of making; by id where two were made in one second."""
+    return record.created_at.timestamp() if record.created_at else 0.0, str(record.recurring_run_id)
 
 
 def name_of(compiled: str) -> str:

@@ -27,10 +27,10 @@ class SDText:
         """Where the encoder is."""
         return self.encoder.device
 
-    def _ids(self, texts: Sequence[str]) -> Tensor:
+    def _ids(self, texts: Sequence[str], padding: str = "max_length") -> Tensor:
         return self.tokenizer(
             list(texts),
-            padding="max_length",
+            padding=padding,
             max_length=self.tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
@@ -45,5 +45,6 @@ class SDText:
     @torch.no_grad()
     def phrases(self, texts: Sequence[str]) -> Tensor:
         """Phrase embeddings [B, W]: the end-of-text state, before CLIP's projection."""
-        pooled: Tensor = self.encoder(self._ids(texts)).pooler_output
+        # The encoder is causal: what follows a phrase's end does not reach it, so that 77 tokens are not needed.
+        pooled: Tensor = self.encoder(self._ids(texts, "longest")).pooler_output
         return pooled

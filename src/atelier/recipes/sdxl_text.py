@@ -31,10 +31,10 @@ class SDXLText:
         """Where the encoders are."""
         return self.encoders[0].device
 
-    def _ids(self, tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
+    def _ids(self, tokenizer: CLIPTokenizer, texts: Sequence[str], padding: str = "max_length") -> Tensor:
         return tokenizer(
             list(texts),
-            padding="max_length",
+            padding=padding,
             max_length=tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
@@ -52,6 +52,7 @@ class SDXLText:
     @torch.no_grad()
     def phrases(self, texts: Sequence[str]) -> Tensor:
         """Phrase embeddings [B, W1 + P]: the first's end-of-text state beside the second's projected one."""
-        first = self.encoders[0](self._ids(self.tokenizers[0], texts)).pooler_output
-        second = self.encoders[1](self._ids(self.tokenizers[1], texts)).text_embeds
+        # The encoders are causal: what follows a phrase's end does not reach it, so that 77 tokens are not needed.
+        first = self.encoders[0](self._ids(self.tokenizers[0], texts, "longest")).pooler_output
+        second = self.encoders[1](self._ids(self.tokenizers[1], texts, "longest")).text_embeds
         return torch.cat((first, second), dim=-1)

@@ -28,14 +28,19 @@ class Retries(BaseModel):
     unknown: int = Field(1, ge=0)
 
 
+_NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
+"""A Kubernetes name."""
+_NAME_OR_NONE = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$"
+
+
 class TrainJobSettings(BaseModel):
     """Frozen settings of the TrainJobs of one profile."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     image: str = Field(min_length=1, description="of the training nodes, by digest")
-    runtime: str = Field("atelier-torch", description="the ClusterTrainingRuntime")
-    namespace: str = Field("", description='"": the one that the launcher runs in')
+    runtime: str = Field("atelier-torch", pattern=_NAME, description="the ClusterTrainingRuntime")
+    namespace: str = Field("", pattern=_NAME_OR_NONE, description='"": the one that the launcher runs in')
     nodes: int = Field(1, gt=0)
     processes_per_node: int = Field(8, gt=0, description="one a GPU")
     gpu_resource: str = Field("nvidia.com/gpu", description='one a process; "": the training runs on CPU')
@@ -50,7 +55,7 @@ class TrainJobSettings(BaseModel):
     tolerations: tuple[dict[str, Any], ...] = ()
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
-    queue: str = Field("", description='a Kueue LocalQueue; "": none')
+    queue: str = Field("", pattern=_NAME_OR_NONE, description='a Kueue LocalQueue; "": none')
     deadline_s: int | None = Field(None, gt=0, description="the TrainJob is ended after this long")
     pending_s: int = Field(
         86400, gt=0, description="how long its nodes may wait for a place before the launcher gives up"
