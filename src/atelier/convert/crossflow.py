@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from atelier.convert.language_model import CONFIG, check_language_model
 from atelier.convert.pipeline_folder import write_index
 from atelier.convert.weights import (
     DTYPES,
@@ -126,7 +127,7 @@ def write_folder(
     if dtype and dtype not in DTYPES:
         raise ConfigError(f"{dtype!r} is no type", f"one of {', '.join(DTYPES)}")
     if base is not None:
-        check_language_model(base, config.text.get("width", 768), name)
+        check_language_model(base / CONFIG, config.text.get("width", 768), name)
     parts = _by_part(cast(weights, DTYPES.get(dtype)))
     max_shard = size_of(max_shard_size)
     model = _on_meta(config)
@@ -236,22 +237,6 @@ def identify(
 def expected_shapes(config: CrossFlowConfig) -> dict[str, Shape]:
     """Every parameter's shape by its released name."""
     return {released_name(name): tuple(t.shape) for name, t in _on_meta(config).state_dict().items()}
-
-
-def check_language_model(base: Path, width: int, name: str) -> None:
-    """Raises ConfigError where the base's text encoder gives states of another width."""
-    path = base / "text_encoder" / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error})", f"give a folder with {', '.join(COPIED)}") from error
-    found = config.get("hidden_size", config.get("d_model"))
-    if found != width:
-        raise ConfigError(
-            f"the text encoder of {base} ({config.get('model_type')}) gives states of width {found}, "
-            f"CrossFlow {name} reads {width}",
-            "give the language model that it was trained with: CLIP ViT-L/14 is 768 wide, T5-XXL 4096",
-        )
 
 
 def _read(source: Path) -> Weights:

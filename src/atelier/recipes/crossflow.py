@@ -76,7 +76,7 @@ class Config(BaseModel):
         """
         from atelier.recipes.crossflow_networks import published, twin
 
-        made = twin(self.resolution, self.backbone) if self.miniature else published(self)
+        made = twin(self.resolution, self.language_model, self.backbone) if self.miniature else published(self)
         made = replace(made, text={**made.text, "zero_padding": not self.parity})
         if self.image_tower == "none":
             return replace(made, tower=None)
