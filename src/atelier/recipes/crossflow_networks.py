@@ -55,7 +55,10 @@ def twin(resolution: int, language_model: str, backbone: str) -> CrossFlowConfig
     sides = [2 * TWIN_GRID]
     while sides[-1] < side:
         sides.append(2 * sides[-1])
-    stages = [_transformer(side // TWIN_GRID), *(_convnext(48 >> n, each, side // each) for n, each in enumerate(sides))]
+    stages = [
+        _transformer(side // TWIN_GRID),
+        *(_convnext(48 >> n, each, side // each) for n, each in enumerate(sides)),
+    ]
     coefficients = [1 / 2**n for n in reversed(range(len(stages)))]
     coefficients[0] = min(coefficients[0], 1 / 4)
     return CrossFlowConfig("dimr", {"stage_configs": stages, "loss_coeffs": coefficients}, text, shape, tower)

@@ -91,9 +91,7 @@ def compare(own: Mapping[str, Shape], found: Mapping[str, Shape], origin: str) -
         origin=origin,
         taken=tuple(name for name in common if name in same),
         fresh=tuple(name for name in own if name not in found),
-        misshapen=tuple(
-            f"{name} {tuple(found[name])} for {tuple(own[name])}" for name in common if name not in same
-        ),
+        misshapen=tuple(f"{name} {tuple(found[name])} for {tuple(own[name])}" for name in common if name not in same),
         unused=tuple(name for name in found if name not in own),
         share=sum(prod(own[name]) for name in same) / sum(prod(shape) for shape in own.values()),
     )
