@@ -50,7 +50,7 @@ class PartialStart:
     def summary(self) -> dict[str, Any]:
         """The share and how many keys of each kind."""
         counts = {kind: len(getattr(self, kind)) for kind in ("taken", "fresh", "misshapen", "unused")}
-        return {"origin": self.origin, "share": round(self.share, 6), **counts}
+        return {"share": round(self.share, 6), **counts}
 
     def write(self, folder: Path) -> None:
         """The whole account as ``start.json``, every key by name."""
