@@ -55,7 +55,8 @@ def settle_of(own: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
             profile=arguments["profile"],
             made_by=pipeline_of(predecessor_of(recipe)),
         )
-        return {"model_name": name, "start_name": start_name, "start": start}
+        decided = {"model_name": name, "start_name": start_name, "start": start}
+        return {key: value for key, value in decided.items() if value != arguments[key]}
 
     return settle
 

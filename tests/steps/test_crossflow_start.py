@@ -14,7 +14,7 @@ from atelier.errors import ConfigError, DataError
 from atelier.recipes.crossflow import Recipe
 from atelier.recipes.registry import get
 from atelier.steps import base as bases
-from atelier.steps import predecessor, train
+from atelier.steps import predecessor, preprocess, train
 from atelier.steps.start import starting_point
 from atelier.storage.folder import OutputFolder
 from atelier.storage.manifest import Manifest
@@ -232,7 +232,13 @@ def test_another_language_model_is_refused_before_its_weights_are_fetched(tmp_pa
         frozen(FIRST, tmp_path / "artifacts", uri=t5.uri)
     with pytest.raises(ConfigError, match="reads its base's own language model"):
         frozen(FIRST, tmp_path / "artifacts", text_uri=str(clip))
-    shards = Manifest("shards", str(tmp_path), (), {})
+    shards = Manifest("shards", str(tmp_path), (), {"fields": {"text": ["<f2", [None, 96]]}})
+    of: dict[str, Any] = {"recipe": "crossflow:512_t5_dit", "profile": "laptop", "artifacts": str(tmp_path / "out")}
     with pytest.raises(ConfigError, match="gives states of width 128"):
-        train.run(shards=shards, base=base, recipe="crossflow:512_t5_dit", profile="laptop",
-                  artifacts=str(tmp_path / "artifacts"))  # fmt: skip
+        preprocess.run(raw=shards, base=base, samples_per_shard=0, batch_size=0, max_quarantined=0, **of)
+    with pytest.raises(ConfigError, match="gives states of width 128"):
+        train.run(shards=shards, base=base, **of)
+    for name, shape, wanted in (("text", [None, 128], r"\[96\]"), ("moments", [8, 8, 8], r"\[8, 16, 16\]")):
+        other = Manifest("shards", str(tmp_path), (), {"fields": {name: ["<f2", shape]}})
+        with pytest.raises(ConfigError, match=f"the shards' {name} is .*, this model reads {wanted}"):
+            train.run(shards=other, base=t5, **of)

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from atelier.errors import ConfigError
 from atelier.recipes.starting import Starting
 from atelier.training.config import TrainConfig
 from atelier.training.footprint import Footprint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from PIL import Image
     from torch import Tensor
@@ -283,6 +284,28 @@ class Recipe:
         config = self.config
         name = f"{config.resolution} px, {config.language_model}, {config.backbone}"
         check_language_model(fetch(CONFIG), config.model().text.get("width", 768), name)
+
+    def check_features(self, fields: "Mapping[str, Any]") -> None:
+        """Sees that encoded samples are of the language model and the resolution that are trained.
+
+        Args:
+            fields: of the shards' manifest, name → [dtype, shape].
+
+        Raises:
+            ConfigError: they are of others.
+        """
+        networks = self.config.model()
+        channels, *sides = networks.latent_shape
+        text, moments = networks.text.get("width", 768), [2 * channels, *sides]
+        for name, found, wanted in (
+            ("text", (fields.get("text") or [None, [text]])[1][-1:], [text]),
+            ("moments", (fields.get("moments") or [None, moments])[1], moments),
+        ):
+            if list(found) != wanted:
+                raise ConfigError(
+                    f"the shards' {name} is {list(found)}, this model reads {wanted}",
+                    f"use features of {self.config.resolution} px and of {self.config.language_model}",
+                )
 
     @property
     def starting(self) -> Starting:

@@ -1,6 +1,6 @@
 """What the GLIGEN recipes' ``Recipe`` have in common; light to import, as every recipe is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -50,6 +50,9 @@ class GroundedRecipe:
 
     def check_base(self, fetch: Callable[[str], Path]) -> None:
         """Any base of the right parts will do."""
+
+    def check_features(self, fields: Mapping[str, Any]) -> None:
+        """A batch says itself what it lacks."""
 
     def export(self, base: Path, adapter: "dict[str, Tensor]", folder: Path) -> dict[str, int]:
         """Writes what was trained as a diffusers folder over the base; returns parameter counts."""
