@@ -1,5 +1,6 @@
 """Base: the frozen parts that a recipe trains on, as one folder: shipped, fetched from URIs, or pretrained."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from atelier.storage.manifest import Manifest
 
 VERSION = 1
 FOREIGN = (".onnx", ".onnx_data", ".msgpack", ".xml", ".ckpt", ".h5", ".ot")
-INDEX = "model_index.json"
+INDEX, FETCHED = "model_index.json", ".fetched"
 TOKENIZER = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 """What of a language model's own folder is its tokenizer."""
 
@@ -116,8 +117,6 @@ def _shipped(twin: str, parts: tuple[str, ...]) -> tuple[dict[str, Any], Any]:
     names = [name for name in names if name.partition("/")[0] in parts or (whole and name == INDEX)]
 
     def into(folder: Path) -> None:
-        import shutil
-
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, folder / name)
@@ -148,7 +147,9 @@ def fetch_folder(uri: str, folder: Path, parts: tuple[str, ...], index: bool = T
 
 
 def fetch_text_model(uri: str, folder: Path, check: Any) -> None:
-    """Downloads a language model into ``text_encoder`` and its tokenizer into ``tokenizer``.
+    """Downloads a T5 encoder into ``text_encoder``, as safetensors in bf16, and its tokenizer into ``tokenizer``.
+
+    The hub's T5-XXL is pickled and in fp32. It is used in bf16, and every exported model holds a copy.
 
     Args:
         uri: a folder that is the model (``config.json``, weights and tokenizer side by side, as on the hub), or a
@@ -158,6 +159,7 @@ def fetch_text_model(uri: str, folder: Path, check: Any) -> None:
     Raises:
         ConfigError: it is another model than the recipe reads. DataError: there is none.
     """
+    from atelier.convert.t5_encoder import write_encoder
     from atelier.convert.t5_tokenizer import make_fast
     from atelier.storage.atomic import NotFound
     from atelier.storage.transfer import expand
@@ -173,10 +175,14 @@ def fetch_text_model(uri: str, folder: Path, check: Any) -> None:
         parts = ("text_encoder", "tokenizer")
         wanted = {f"{part}/{n}": url for part in parts for n, url in _weights_once(expand(f"{root}/{part}/")).items()}
     small = {name: url for name, url in wanted.items() if name.endswith(".json")}
-    _download(small, folder, "looking at the language model")
-    check(lambda name: folder / name)
-    _download(wanted, folder, "fetching the language model")
-    make_fast(folder / "tokenizer")
+    fetched = folder / FETCHED
+    _download(small, fetched, "looking at the language model")
+    check(lambda name: fetched / name)
+    _download(wanted, fetched, "fetching the language model")
+    make_fast(fetched / "tokenizer")
+    write_encoder(fetched / "text_encoder", folder / "text_encoder")
+    shutil.copytree(fetched / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+    shutil.rmtree(fetched)
 
 
 def _model(names: dict[str, str]) -> list[str]:

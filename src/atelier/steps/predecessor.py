@@ -132,7 +132,7 @@ def require(*, address: str, name: str, recipe: str, profile: str, made_by: str)
     found = find(place)
     model = existing(found.source) if found else None
     if found is not None and model is not None:
-        check_recipe(model, found.uri, get(recipe, profile).name, "" if address else predecessor_of(recipe))
+        check_recipe(model, found.uri, get(recipe, profile), "" if address else predecessor_of(recipe))
 
 
 def unusable(address: str, profile: str) -> str:

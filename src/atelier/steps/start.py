@@ -72,7 +72,7 @@ def starting_point(address: str, base: Manifest, recipe: Any, expected: str = ""
         raise DataError(
             f"{place} is not the model that {address} was registered with", "register it again, or restore it"
         )
-    check_recipe(model, address, recipe.name, expected)
+    check_recipe(model, address, recipe, expected)
     starting = recipe.starting
     lacking = [pattern for pattern in starting.needed if not _matching(model.files, (pattern,))]
     if lacking:
@@ -81,23 +81,27 @@ def starting_point(address: str, base: Manifest, recipe: Any, expected: str = ""
     return Start(model, address, _matching(model.files, starting.files))
 
 
-def check_recipe(model: Manifest, address: str, name: str, expected: str = "") -> None:
-    """Refuses a model of another recipe.
+def check_recipe(model: Manifest, address: str, recipe: Any, expected: str = "") -> None:
+    """Refuses a model of another recipe or profile.
 
     Args:
-        name: the recipe that is trained.
+        recipe: what is trained.
         expected: as of ``starting_point``.
 
     Raises:
-        ConfigError: says which recipe the model is of.
+        ConfigError: says of which recipe or profile the model is.
     """
-    own = str(model.metadata.get("recipe", ""))
+    own, name, profile = str(model.metadata.get("recipe", "")), recipe.name, model.metadata.get("profile")
     if own and own.partition(":")[0] != name:
         raise ConfigError(f"{address} is a model of {own}, this trains {name}", f"start from a model of {name}")
     if own and expected and own != expected:
         raise ConfigError(
             f"{address} is a model of {own}, not of {expected}",
             f"register one of {expected} under that name, or name this one: SET='start={address}'",
+        )
+    if profile and profile != recipe.profile:
+        raise ConfigError(
+            f"{address} is of the profile {profile}, not {recipe.profile}", "start from a model of the same profile"
         )
 
 

@@ -19,6 +19,8 @@ from atelier.models.keys import Shape, listed
 from atelier.storage.atomic import write_json
 
 REPORT = "start.json"
+LEAST = 1e-3
+"""The share of a model's numbers below which another one has nothing in common with it: a temperature fits anywhere."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,15 @@ def compare(own: Mapping[str, Shape], found: Mapping[str, Shape], origin: str) -
         found: of the other model.
 
     Raises:
-        ConfigError: nothing fits.
+        ConfigError: nothing fits, or next to nothing.
     """
     common = [name for name in own if name in found]
     same = {name for name in common if tuple(found[name]) == tuple(own[name])}
-    if not same:
+    share = sum(prod(own[name]) for name in same) / sum(prod(shape) for shape in own.values())
+    if share < LEAST:
         raise ConfigError(
-            f"{origin} has nothing in common with what is trained ({len(found)} keys, {len(common)} of them by name)",
+            f"{origin} has nothing in common with what is trained: of its {len(found)} keys {len(common)} have a name "
+            f"that is known here, {len(same)} the shape too",
             "start from a model of this recipe",
         )
     return PartialStart(
@@ -93,7 +97,7 @@ def compare(own: Mapping[str, Shape], found: Mapping[str, Shape], origin: str) -
         fresh=tuple(name for name in own if name not in found),
         misshapen=tuple(f"{name} {tuple(found[name])} for {tuple(own[name])}" for name in common if name not in same),
         unused=tuple(name for name in found if name not in own),
-        share=sum(prod(own[name]) for name in same) / sum(prod(shape) for shape in own.values()),
+        share=share,
     )
 
 

@@ -50,4 +50,4 @@ def write(folder: Path, width: int, seed: int = 0) -> None:
     """``text_encoder`` and ``tokenizer`` of the twin; the same arguments give the same numbers."""
     tokenizer = make_tokenizer()
     tokenizer.save_pretrained(folder / "tokenizer")
-    make_encoder(len(tokenizer), width, seed).save_pretrained(folder / "text_encoder")
+    make_encoder(len(tokenizer), width, seed).to(torch.bfloat16).save_pretrained(folder / "text_encoder")
