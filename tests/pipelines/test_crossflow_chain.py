@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from atelier.errors import ConfigError
-from atelier.orchestration import catalogue, plan, profile, walk
+from atelier.orchestration import cached, catalogue, plan, profile, walk
 from atelier.orchestration.compile import compile_pipeline
 from atelier.orchestration.step_checks import check_steps
 from atelier.recipes.crossflow import STAGES, pipeline_of
@@ -48,6 +48,7 @@ def test_each_has_its_own_recipe_start_and_name(name: str) -> None:
     assert set(recipes.values()) == {own["recipe"]}
     order = [call.function for call in called]
     assert order.index("predecessor") < order.index("source"), "a start that cannot be costs no data"
+    assert cached._functions(dag).keys() == set(STEPS), "so that a plan can ask each of them"
     check_steps(dag, {"start": "scratch"})
     check_steps(dag, {"profile": "paper", "pictures": "s3://b/*.jpg", "captions": "s3://b/list.jsonl"})
 

@@ -14,8 +14,8 @@ CLIP_TWIN, T5_TWIN = 128, 96
 """Widths of the twins' language models: unlike, as the published ones' are."""
 TEXT = {"tokens": 16, "num_layers": 2, "num_heads": 4, "hidden": 128, "num_reductions": 1, "dropout": 0.0}
 TOWER = {"channels": 4, "patch": 2, "width": 64, "layers": 2, "heads": 4}
-TWIN_GRID = 4
-"""The side of the twins' transformer stage, at either resolution (the published ones': 16)."""
+TWO_STAGES = 8
+"""The side of the largest latent for which DiMR's twin has two stages; above it has three, as published at 512 px."""
 
 
 def published(config: "Config") -> CrossFlowConfig:
@@ -39,40 +39,35 @@ def published(config: "Config") -> CrossFlowConfig:
 def twin(resolution: int, language_model: str, backbone: str) -> CrossFlowConfig:
     """The miniature of a backbone for canvases of ``resolution`` pixels: 32 stands for 256 px, 64 for 512 px.
 
-    DiMR has two stages for latents of up to 8, and three above, as the published ones have at 256 and 512 px.
-
     Raises:
         ConfigError: the resolution is no multiple of what the network divides it by.
     """
-    if resolution % (2 * TWIN_GRID * SHRINK):
-        raise ConfigError(f"the twin cannot draw {resolution} px", f"use a multiple of {2 * TWIN_GRID * SHRINK}")
+    if resolution % (4 * SHRINK):
+        raise ConfigError(f"the twin cannot draw {resolution} px", f"use a multiple of {4 * SHRINK}")
     side = resolution // SHRINK
     shape, text = (4, side, side), TEXT | {"width": T5_TWIN if language_model == "t5" else CLIP_TWIN}
     tower = TOWER | {"image_size": side}
     if backbone == "dit":
         flow: dict[str, Any] = {"latent_size": side, "patch_size": 2, "hidden_size": 128, "depth": 5, "num_heads": 4}
         return CrossFlowConfig("dit", flow, text, shape, tower)
-    sides = [2 * TWIN_GRID]
-    while sides[-1] < side:
-        sides.append(2 * sides[-1])
-    stages = [
-        _transformer(side // TWIN_GRID),
-        *(_convnext(48 >> n, each, side // each) for n, each in enumerate(sides)),
-    ]
-    coefficients = [1 / 2**n for n in reversed(range(len(stages)))]
-    coefficients[0] = min(coefficients[0], 1 / 4)
+    two = side <= TWO_STAGES
+    grid = side // 2 if two else side // 4
+    stages = [_transformer(grid, side // grid), _convnext(48, 2 * grid, side // grid // 2)]
+    if not two:
+        stages.append(_convnext(24, side, 1))
+    coefficients = [1 / 4, 1] if two else [1 / 4, 1 / 2, 1]
     return CrossFlowConfig("dimr", {"stage_configs": stages, "loss_coeffs": coefficients}, text, shape, tower)
 
 
-def _transformer(ratio: int) -> dict[str, Any]:
+def _transformer(grid: int, ratio: int) -> dict[str, Any]:
     return {
         "block_type": "TransformerBlock",
         "dim": 96,
         "hidden_dim": 192,
         "num_attention_heads": 4,
         "num_blocks": 5,
-        "max_height": TWIN_GRID,
-        "max_width": TWIN_GRID,
+        "max_height": grid,
+        "max_width": grid,
         "input_feature_ratio": ratio,
     }
 
