@@ -162,13 +162,13 @@ def _account(ctx: StepContext, found: Start, recipe: Any) -> dict[str, Any]:
 
 def _compared(ctx: StepContext, folder: Path, origin: str, recipe: Any) -> dict[str, Any]:
     from atelier.convert.weights import shapes_of
-    from atelier.training.partial_start import compare
+    from atelier.training.partial_start import REPORT, compare
 
     account = compare(recipe.starting.shapes(), shapes_of(recipe.starting.read(folder)), origin)
     print("\n".join(account.lines()), flush=True)
     account.write(ctx.out.path)
     ctx.track.log_params({"start": account.summary()})
-    ctx.track.log_artifact(ctx.out.path / "start.json")
+    ctx.track.log_text((ctx.out.path / REPORT).read_text(), REPORT)
     return {"account": account.summary()}
 
 

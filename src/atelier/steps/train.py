@@ -104,7 +104,7 @@ def run(
         account = read_start(folder / REPORT).summary() if origin else {}
         if origin:
             ctx.track.log_params({"start": account})
-            ctx.track.log_artifact(folder / REPORT)
+            ctx.track.log_text((folder / REPORT).read_text(), REPORT)
         logged = read_log(folder)
         rates = sorted(line["samples_per_s"] for line in logged)
         ctx.note(
