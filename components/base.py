@@ -14,6 +14,7 @@ def base(
     pretrain: bool = False,
     uri: str = "",
     seed: int = 0,
+    text_uri: str = "",
 ) -> None:
     """The recipe's base model: pretrained here, fetched from a URI, or the one shipped with the package.
 
@@ -24,6 +25,7 @@ def base(
         pretrain: make the base from nothing, on canvases of its own.
         uri: a diffusers folder (hf://, s3://, file://). Empty: the recipe's own.
         seed: seeds the pretraining.
+        text_uri: folder of the language model, for a recipe that does not read its base's own. Empty: the recipe's.
     """
     from atelier.steps.artifact import write_output
     from atelier.steps.base import run
@@ -36,6 +38,7 @@ def base(
             pretrain=pretrain,
             uri=uri,
             seed=seed,
+            text_uri=text_uri,
             artifacts=artifacts,
         ),
     )

@@ -14,12 +14,12 @@ from components.convert import convert
 from components.download import download
 from components.evaluate import evaluate
 from components.judge import judge
+from components.predecessor import predecessor
 from components.preprocess import preprocess
 from components.register import register
 from components.report import report
 from components.sample import sample
 from components.source import source
-from components.stage1 import stage1 as take
 from components.train import train
 
 STAGE_1, STAGE_2 = "igligen_xl", "igligen_xl:1024"
@@ -29,7 +29,7 @@ CHOICES = {"profile": ("laptop", "paper"), "train_stage1": ("auto", "true", "fal
 
 def settle(arguments: dict[str, Any]) -> dict[str, Any]:
     """Before anything runs: whether stage 1 is trained first; says so when there is nothing to start from."""
-    from atelier.steps.stage1 import choose
+    from atelier.steps.predecessor import choose
 
     return {
         "train_stage1": choose(
@@ -129,7 +129,7 @@ def pipeline(
             model=model1, evaluation=evaluation1, training=training1, name=stage1_name, artifacts=artifacts
         )
     with dsl.Else("take-stage-1"):
-        taken = take(base=frozen, stage1=stage1, name=stage1_name, artifacts=artifacts)
+        taken = predecessor(base=frozen, address=stage1, name=stage1_name, **second)
     start = dsl.OneOf(trained.outputs["Output"], taken.outputs["Output"])
 
     origin = source(latents=latents, **data, **second).outputs["source"]

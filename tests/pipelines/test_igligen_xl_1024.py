@@ -42,7 +42,7 @@ def test_stage_1_is_one_of_two_branches_and_stage_2_starts_from_either(spec: dic
         )
     condition = "inputs.parameter_values['pipelinechannel--train_stage1'] == 'true'"
     steps = {"source", "download", "preprocess", "train", "convert", "sample", "evaluate", "register"}
-    assert tasks == {condition: steps, f"!({condition})": {"stage1"}}
+    assert tasks == {condition: steps, f"!({condition})": {"predecessor"}}
 
 
 def _steps(tasks: dict[str, Any]) -> set[str]:
@@ -98,8 +98,8 @@ def test_what_stage_1_learned_is_where_stage_2_begins(tmp_path: Path, monkeypatc
 
     from atelier.convert.training_checkpoint import trainable_state
     from atelier.errors import ConfigError
-    from atelier.steps import base, convert, digits, download, preprocess, stage1, train
-    from atelier.steps.start import ADAPTER
+    from atelier.recipes.grounded_recipe import ADAPTER
+    from atelier.steps import base, convert, digits, download, predecessor, preprocess, train
     from atelier.tracking.registry import register
     from atelier.tracking.service import client
 
@@ -125,11 +125,11 @@ def test_what_stage_1_learned_is_where_stage_2_begins(tmp_path: Path, monkeypatc
     training1, model1 = trained("igligen_xl")
     assert "start" not in training1.metadata
     register("igligen-xl", model1.uri, None, {}, {}, passed=True)
-    start = stage1.run(stage1="", name="igligen-xl", base=frozen, artifacts=artifacts)
-    assert stage1.address_of(start) == "models:/igligen-xl/1"
+    start = predecessor.run(address="", name="igligen-xl", base=frozen, recipe="igligen_xl:1024", **place)
+    assert predecessor.address_of(start) == "models:/igligen-xl/1"
 
     # One step at a learning rate of nearly nothing: what comes out is what went in.
-    training2, model2 = trained("igligen_xl:1024", stage1.address_of(start), steps=1, lr=1e-9)
+    training2, model2 = trained("igligen_xl:1024", predecessor.address_of(start), steps=1, lr=1e-9)
     before, after = (load_file(Path(model.uri) / ADAPTER) for model in (model1, model2))
     gates = {name for name in before if "alpha" in name}  # they have a learning rate of their own
     assert all(torch.allclose(after[name], before[name], atol=1e-7) for name in before.keys() - gates)
@@ -137,7 +137,10 @@ def test_what_stage_1_learned_is_where_stage_2_begins(tmp_path: Path, monkeypatc
 
     # Lineage: in the manifest, in the key, in the MLflow run.
     adapter = model1.file(ADAPTER).sha256
-    assert training2.metadata["start"] == {"adapter": adapter, "model": model1.digest}
+    assert training2.metadata["start"] == {
+        "weights": adapter, "model": model1.digest, "share": 1.0,
+        "taken": len(before), "fresh": 0, "misshapen": 0, "unused": 0,
+    }  # fmt: skip
     assert training2.made_by["inputs"]["start"]["digest"] == model1.digest
     assert training2.made_by["params"]["start"] == adapter
     assert training2.made_by["notes"]["start"] == "models:/igligen-xl/1"
@@ -148,7 +151,7 @@ def test_what_stage_1_learned_is_where_stage_2_begins(tmp_path: Path, monkeypatc
         if found.data.tags.get("atelier.key") == training2.made_by["key"]
     ]
     assert tracked.data.tags["atelier.start.address"] == "models:/igligen-xl/1"
-    assert tracked.data.tags["atelier.start.adapter"] == adapter
+    assert tracked.data.tags["atelier.start.weights"] == adapter
     assert tracked.data.params["start"] == adapter
     other, _ = trained("igligen_xl:1024", steps=1, lr=1e-9)
     assert other.made_by["key"] != training2.made_by["key"]

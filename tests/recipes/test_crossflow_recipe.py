@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,18 @@ from atelier.errors import ConfigError
 from atelier.models.crossflow.configs import RELEASED
 from atelier.models.crossflow.text_encoder import Posterior
 from atelier.recipes import crossflow_losses as losses
-from atelier.recipes.crossflow import PROFILES, STAGES, Config, Recipe
+from atelier.recipes.crossflow import PREDECESSORS, PROFILES, STAGES, Config, Recipe
+from atelier.recipes.crossflow_networks import CLIP_TWIN, T5_TWIN
 from atelier.recipes.crossflow_objective import LOG_VAR_RANGE, Rules, decay_groups, latents_of, terms
-from atelier.recipes.registry import get
+from atelier.recipes.registry import get, predecessor_of
 from atelier.training.launcher import LocalLauncher
 from atelier.training.protocol import Draws
 from tests.models.crossflow.tiny import DIMR, DIT, base, made
 
 HERE = Path(__file__).parent
-MODELS = {"": "256px_clip_dimr", "512_clip_dimr": "", "512_t5_dimr": "", "512_t5_dit": "", "256_t5_dimr": ""}
+MODELS = ("", "512_clip_dimr", "512_t5_dimr", "512_t5_dit", "256_t5_dimr")
+OTHERS = ("256_clip_dit", "256_t5_dit", "512_clip_dit")
+"""Combinations that nobody published."""
 
 
 def _config(stage: str, profile: str) -> Config:
@@ -69,9 +73,14 @@ def test_paper_is_the_published_recipe(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", MODELS)
 def test_laptop_has_a_twin_of_each(stage: str) -> None:
-    config = _config(stage, "laptop").model()
+    own = _config(stage, "laptop")
+    config = own.model()
     assert config.backbone == ("dit" if stage.endswith("dit") else "dimr")
     assert config.tower is not None
+    assert config.latent_shape == ((4, 16, 16) if "512" in stage else (4, 8, 8))
+    assert config.text["width"] == (T5_TWIN if "t5" in stage else CLIP_TWIN)
+    if config.backbone == "dimr":
+        assert len(config.flow["stage_configs"]) == len(_config(stage, "paper").model().flow["stage_configs"])
 
 
 def test_parity_is_the_published_model() -> None:
@@ -81,9 +90,42 @@ def test_parity_is_the_published_model() -> None:
     assert not config.model().text["zero_padding"]
 
 
-def test_an_unpublished_model_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no model 256px_clip_dit"):
-        PROFILES["paper"].model_copy(update={"backbone": "dit"}).model()
+@pytest.mark.parametrize("stage", OTHERS)
+def test_the_other_combinations_are_built_of_the_published_parts(stage: str) -> None:
+    config, dit = _config(stage, "paper"), RELEASED["512px_t5_dit"]
+    networks = config.model()
+    assert networks.backbone == "dit"
+    assert networks.flow == dit.flow | {"latent_size": config.resolution // 8}
+    dimr = RELEASED[f"{config.resolution}px_{config.language_model}_dimr"]
+    assert (networks.latent_shape, networks.text) == (dimr.latent_shape, dimr.text | {"zero_padding": True})
+    assert config.train.lr == 2e-5
+    assert _config(stage, "laptop").model().backbone == "dit"
+
+
+def test_another_resolution_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no model of 384 px"):
+        PROFILES["paper"].model_copy(update={"resolution": 384}).model()
+    with pytest.raises(ConfigError, match="cannot draw 40 px"):
+        PROFILES["laptop"].model_copy(update={"resolution": 40}).model()
+
+
+def test_the_chain() -> None:
+    """Upstream's README: 256 CLIP, from it 512 CLIP and 256 T5, from 512 CLIP both T5 models."""
+    before = {stage: predecessor_of(f"crossflow:{stage}") for stage in STAGES}
+    assert {stage: before[stage] for stage in MODELS[1:]} == {
+        "512_clip_dimr": "crossflow",
+        "512_t5_dimr": "crossflow:512_clip_dimr",
+        "512_t5_dit": "crossflow:512_clip_dimr",
+        "256_t5_dimr": "crossflow",
+    }
+    assert predecessor_of("crossflow") == ""
+    assert STAGES.keys() == PREDECESSORS.keys()
+    for stage in STAGES:  # every chain ends at the first
+        seen, recipe = set[str](), f"crossflow:{stage}"
+        while recipe := predecessor_of(recipe):
+            assert recipe not in seen
+            seen.add(recipe)
+        assert "crossflow" in seen
 
 
 def given(batch: int, seed: int = 0, null: Tensor | None = None) -> dict[str, Any]:
@@ -232,14 +274,16 @@ def test_features_of_another_model_are_refused() -> None:
         objective.collate([found[0] | {"moments": np.zeros((8, 16, 16), np.float16)}])
 
 
-def _train(folder: Path, processes: int, steps: int = 6, stage: str = "crossflow", **train: Any) -> Path:
+def _train(
+    folder: Path, processes: int, steps: int = 6, stage: str = "crossflow", parts: Path | None = None, **train: Any
+) -> Path:
     folder.mkdir(parents=True)
     settings = {
         "steps": steps, "batch_size": 8, "micro_batch": 8 // processes, "processes": processes, "log_every": 1,
         "warmup_steps": 2, "checkpoint_every_s": None, "preview_every": None, "loader_workers": 0, **train,
     }  # fmt: skip
     plan = {
-        "recipe": stage, "overrides": {"null_share": 0.5, "train": settings}, "base": str(base()), "count": 64,
+        "recipe": stage, "overrides": {"null_share": 0.5, "train": settings}, "base": str(parts or base()), "count": 64,
         "folder": str(folder / "out"),
     }  # fmt: skip
     (folder / "plan.json").write_text(json.dumps(plan))
@@ -248,6 +292,12 @@ def _train(folder: Path, processes: int, steps: int = 6, stage: str = "crossflow
         "crossflow_worker", [str(folder / "plan.json")], processes, folder / "logs"
     )
     return folder / "out"
+
+
+def trained_names(folder: Path) -> set[str]:
+    from atelier.convert.crossflow import folder_weights
+
+    return set(folder_weights(folder))
 
 
 def _log(out: Path) -> list[dict[str, float]]:
@@ -269,13 +319,19 @@ def test_one_process_and_two_train_alike(tmp_path: Path) -> None:
 
 def test_trained_exported_drawn(tmp_path: Path) -> None:
     """A DiT twin through the engine to a folder that opens, in bf16 with ZeRO 2, and its moving average."""
-    out = _train(tmp_path / "run", 1, stage="crossflow:512_t5_dit", precision="bf16", preview_every=6)
     chosen: Recipe = get("crossflow:512_t5_dit", "laptop")
+    chosen.make_text_model(tmp_path / "base")
+    shutil.copytree(base() / "vae", tmp_path / "base" / "vae")
+    out = _train(
+        tmp_path / "run", 1, stage="crossflow:512_t5_dit", parts=tmp_path / "base", precision="bf16", preview_every=6
+    )
     state = trainable_state(out / "checkpoint", average=True)
     (tmp_path / "model").mkdir()
-    counts = chosen.export(base(), state, tmp_path / "model")
-    assert counts["total"] == 1_573_136 + 831_808
+    counts = chosen.export(tmp_path / "base", state, tmp_path / "model")
+    assert counts["total"] == 1_579_280 + 1_766_864
+    names = {name for name in trained_names(tmp_path / "model") if name.startswith("open_clip")}
+    assert names == {name for name in state if name.startswith("open_clip")}, "for the next model of the chain"
     drawing = chosen.pipeline(tmp_path / "model")
     images = chosen.sample(drawing, chosen.layouts(2, seed=1), steps=2, guidance=2.0)
-    assert [image.size for image in images] == [(32, 32)] * 2
+    assert [image.size for image in images] == [(64, 64)] * 2
     assert list(tmp_path.glob("run/out/previews/*")) or list(tmp_path.glob("run/out/**/*.png"))

@@ -1,5 +1,6 @@
 """The report step on the outputs of a small made-up run: real digits and manifests, synthetic curves."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -13,7 +14,7 @@ from atelier.data import digits
 from atelier.data.digits_sa1b import write_sa1b
 from atelier.steps import report
 from atelier.steps.runtime import StepContext, run_step
-from atelier.storage.manifest import Manifest
+from atelier.storage.manifest import FileEntry, Manifest
 
 
 @pytest.fixture
@@ -191,10 +192,30 @@ def test_page_is_one_self_contained_file_that_shows_everything(made: dict[str, M
     assert page.count('class="pair"') == report.PAIRS
     assert page.count('class="single"') == report.CANVASES
     assert page.count("step 2,000") == 1
+    assert "What it began with" not in page, "it began by itself"
     for step in ("download", "preprocess", "train", "convert", "sample", "evaluate", "register"):
         assert f"<b>{step}</b>" in page
     assert made["training"].digest.removeprefix("sha256:")[:12] in page
     assert "torch 2.13" in page
+
+
+def test_what_the_training_began_with_is_on_the_page(made: dict[str, Manifest], tmp_path: Path) -> None:
+    account = {
+        "origin": "models:/crossflow-256-clip-dimr/3",
+        "share": 0.861,
+        "taken": ["stages.0.a"],
+        "fresh": [],
+        "misshapen": ["context_encoder.w (2,) for (3,)"],
+        "unused": [f"old.{number}" for number in range(500)],
+    }
+    (Path(made["training"].uri) / "start.json").write_text(json.dumps(account))
+    files = (*made["training"].files, FileEntry("start.json", len(json.dumps(account)), ""))
+    training = dataclasses.replace(made["training"], files=files)
+    manifest = report.run(**(made | {"training": training}), title="it", artifacts=str(tmp_path / "artifacts"))
+    page = (Path(manifest.uri) / "report.html").read_text()
+    assert "86.1 % of its numbers are those of <code>models:/crossflow-256-clip-dimr/3</code>" in page
+    for said in ("stages.0.a", "context_encoder.w (2,) for (3,)", "old.0<", "and 100 more", ">500<"):
+        assert said in page
 
 
 def test_report_of_a_run_without_curves_or_boxes_is_still_a_page(made: dict[str, Manifest], tmp_path: Path) -> None:

@@ -21,9 +21,11 @@ def one_rank() -> Iterator[Callable[..., Any]]:
     """
     import torch
 
+    from atelier.convert.weights import of_safetensors
     from atelier.training.callbacks import standard_callbacks
     from atelier.training.config import TrainConfig
     from atelier.training.engine import train
+    from atelier.training.warm_start import start_from
     from tests.training.toy import ToyDataset, ToyObjective
 
     threads = torch.get_num_threads()
@@ -42,7 +44,13 @@ def one_rank() -> Iterator[Callable[..., Any]]:
                 patch.delenv(name, raising=False)
             try:
                 return train(
-                    objective or ToyObjective(), ToyDataset(), config, folder, found, loader=Loader, adapter=adapter
+                    objective or ToyObjective(),
+                    ToyDataset(),
+                    config,
+                    folder,
+                    found,
+                    loader=Loader,
+                    start=adapter and (lambda state: start_from(state, of_safetensors(adapter), adapter.name)),
                 )
             finally:
                 for name in GROUP:

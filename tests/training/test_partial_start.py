@@ -10,7 +10,7 @@ from atelier.convert.weights import of_state
 from atelier.errors import ConfigError, DataError
 from atelier.models.crossflow.configs import RELEASED, CrossFlowConfig
 from atelier.models.crossflow.model import CrossFlow
-from atelier.training.partial_start import start_partly
+from atelier.training.partial_start import read_start, start_partly
 from tests.models.crossflow.tiny import DIMR, TEXT, made
 
 
@@ -31,7 +31,8 @@ def test_another_language_model_keeps_the_flow(tmp_path: Path) -> None:
     assert accounted == len(state)
     found.write(tmp_path)
     assert set(json.loads((tmp_path / "start.json").read_text())["taken"]) == set(found.taken)
-    assert found.lines()[0].endswith("% of the numbers taken over")
+    assert found.lines()[0].endswith("% of the numbers taken over from the first")
+    assert read_start(tmp_path / "start.json") == found
 
 
 @pytest.mark.parametrize(

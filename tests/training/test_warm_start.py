@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from atelier.convert.training_checkpoint import trainable_state
+from atelier.convert.weights import of_safetensors
 from atelier.errors import ConfigError, DataError
 from atelier.training.callbacks import Callback
+from atelier.training.partial_start import read_start
 from atelier.training.run import TrainingRun
 from atelier.training.warm_start import start_from
 from tests.training.toy import StopAt, ToyObjective
@@ -56,16 +58,22 @@ def test_a_resumed_training_goes_on_from_its_checkpoint_not_from_the_adapter(
 ) -> None:
     one_rank(tmp_path / "whole", adapter=adapter, **SHORT)
     assert one_rank(tmp_path / "part", callbacks=[StopAt(3)], adapter=adapter, **SHORT).outcome == "preempted"
+    account = (tmp_path / "part" / "start.json").read_bytes()
+    (tmp_path / "part" / "start.json").unlink()  # on another machine
+    adapter.unlink()
     assert one_rank(tmp_path / "part", adapter=adapter, **SHORT).outcome == "complete"
     whole, part = (trainable_state(tmp_path / name / "checkpoint") for name in ("whole", "part"))
+    assert whole.keys() == part.keys()
     assert all(torch.equal(whole[name], part[name]) for name in whole)
+    assert (tmp_path / "part" / "start.json").read_bytes() == account, "it comes along in the checkpoint"
+    assert read_start(tmp_path / "part" / "start.json").share == 1.0
 
 
 def test_half_precision_is_read(tmp_path: Path) -> None:
     state = ToyObjective().trainable_state(ToyObjective().build())
     half = {name: torch.randn(value.shape).half() for name, value in state.items()}
     save_file(half, tmp_path / "half.safetensors")
-    start_from(state, tmp_path / "half.safetensors")
+    start_from(state, of_safetensors(tmp_path / "half.safetensors"), "half")
     assert all(torch.equal(state[name], half[name].float()) for name in state)
 
 
@@ -79,7 +87,7 @@ def test_every_key_that_does_not_fit_is_listed_and_nothing_is_written(tmp_path: 
     given["stranger"] = torch.zeros(1)
     save_file(given, tmp_path / "a.safetensors")
     with pytest.raises(ConfigError, match=r"1 missing key: gate; 1 unknown key: stranger; 1 misshapen key: adapter\.0"):
-        start_from(state, tmp_path / "a.safetensors")
+        start_from(state, of_safetensors(tmp_path / "a.safetensors"), "a")
     assert all(torch.equal(state[name], before[name]) for name in state)
 
 
@@ -89,7 +97,7 @@ def test_a_damaged_file_and_one_that_is_not_finite_are_named(tmp_path: Path) -> 
     given["gate"].fill_(torch.nan)
     save_file(given, tmp_path / "nan.safetensors")
     with pytest.raises(DataError, match=r"nan\.safetensors is not finite in 1 broken key: gate"):
-        start_from(state, tmp_path / "nan.safetensors")
+        start_from(state, of_safetensors(tmp_path / "nan.safetensors"), "nan.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "nan.safetensors").read_bytes()[:-8])
     with pytest.raises(DataError, match=r"cut\.safetensors is no whole safetensors file"):
-        start_from(state, tmp_path / "cut.safetensors")
+        start_from(state, of_safetensors(tmp_path / "cut.safetensors"), "cut")

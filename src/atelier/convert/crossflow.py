@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from atelier.convert.language_model import CONFIG, check_language_model
 from atelier.convert.pipeline_folder import write_index
 from atelier.convert.weights import (
     DTYPES,
@@ -102,6 +103,31 @@ def to_folder(
     return replace(done, lines=[*done.lines, f"into  {target}"])
 
 
+def unpack(source: Path, folder: Path, own: CrossFlowConfig) -> list[str]:
+    """A foreign model's weights, and nothing of its base, into a folder that is there: what a training starts from.
+
+    Args:
+        source: a released checkpoint, of a released configuration or of ``own``, or a folder that ``to_folder`` wrote.
+
+    Returns:
+        what there is to say.
+
+    Raises:
+        ConfigError: the checkpoint is of no known configuration. DataError: the source is missing or damaged.
+    """
+    if source.is_dir():
+        folder_weights(source)  # sees that they are whole
+        for part in ("flow", "context_encoder"):
+            shutil.copytree(source / part, folder / part, dirs_exist_ok=True)
+        if (source / TOWER).is_file():
+            shutil.copyfile(source / TOWER, folder / TOWER)
+        return [f"read  {source}"]
+    weights = _read(source)
+    known = {**RELEASED, "of this recipe": own}
+    found = identify(_sampling(shapes_of(weights)), str(source), sampling_only=True, known=known)
+    return write_folder(weights, known[found], folder, None, keep_tower=True, name=found, origin=str(source)).lines
+
+
 def write_folder(
     weights: Weights,
     config: CrossFlowConfig,
@@ -126,7 +152,7 @@ def write_folder(
     if dtype and dtype not in DTYPES:
         raise ConfigError(f"{dtype!r} is no type", f"one of {', '.join(DTYPES)}")
     if base is not None:
-        check_language_model(base, config.text.get("width", 768), name)
+        check_language_model(base / CONFIG, config.text.get("width", 768), name)
     parts = _by_part(cast(weights, DTYPES.get(dtype)))
     max_shard = size_of(max_shard_size)
     model = _on_meta(config)
@@ -171,9 +197,11 @@ def to_released(folder: Path, target: Path, known: Mapping[str, CrossFlowConfig]
     lines = [f"read  {folder}: CrossFlow {name}"]
     if json.loads((folder / "context_encoder" / "config.json").read_text()).get("zero_padding"):
         lines.append("      trained with zeros for padding: a loader that reads a text's padding gets other pictures")
-    if not (folder / TOWER).is_file():
+    if _tower(shapes_of(weights)) != _tower(expected_shapes(known[name])):
+        weights = {key: weight for key, weight in weights.items() if key.partition(".")[0] not in TRAINING_ONLY}
         weights |= of_state(_fresh_tower(known[name]))
-        lines.append("      no image tower: a fresh one (seed 0) takes its place, which sampling does not use")
+        why = "its image tower is not upstream's" if (folder / TOWER).is_file() else "no image tower"
+        lines.append(f"      {why}: a fresh one (seed 0) takes its place, which sampling does not use")
     require_same_keys(shapes_of(weights), expected_shapes(known[name]), str(folder), _ADVICE)
     with replace_file(target) as scratch:
         if target.suffix == ".safetensors":
@@ -238,22 +266,6 @@ def expected_shapes(config: CrossFlowConfig) -> dict[str, Shape]:
     return {released_name(name): tuple(t.shape) for name, t in _on_meta(config).state_dict().items()}
 
 
-def check_language_model(base: Path, width: int, name: str) -> None:
-    """Raises ConfigError where the base's text encoder gives states of another width."""
-    path = base / "text_encoder" / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error})", f"give a folder with {', '.join(COPIED)}") from error
-    found = config.get("hidden_size", config.get("d_model"))
-    if found != width:
-        raise ConfigError(
-            f"the text encoder of {base} ({config.get('model_type')}) gives states of width {found}, "
-            f"CrossFlow {name} reads {width}",
-            "give the language model that it was trained with: CLIP ViT-L/14 is 768 wide, T5-XXL 4096",
-        )
-
-
 def _read(source: Path) -> Weights:
     if not source.is_file():
         raise DataError(f"{source}: there is no such file", "check the path")
@@ -274,6 +286,10 @@ def _on_meta(config: CrossFlowConfig) -> CrossFlow:
 
 def _sampling(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     return {key: shape for key, shape in shapes.items() if key.partition(".")[0] not in TRAINING_ONLY}
+
+
+def _tower(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    return {key: shape for key, shape in shapes.items() if key.partition(".")[0] in TRAINING_ONLY}
 
 
 def _by_part(weights: Weights) -> dict[str, Weights]:

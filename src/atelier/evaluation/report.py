@@ -55,7 +55,8 @@ class Lineage:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a page shows. ``bars`` maps a metric's name to the least it must reach."""
+    """All that a page shows. ``bars`` maps a metric's name to the least it must reach; ``start`` is ``start.json`` of a
+    training that began with another model's weights."""
 
     title: str
     subtitle: str
@@ -65,6 +66,7 @@ class Report:
     pairs: Sequence[Pair] = ()
     pairs_total: int = 0
     previews: Sequence[tuple[int, Image.Image]] = ()
+    start: Mapping[str, Any] = field(default_factory=dict)
     loss: Sequence[Series] = ()
     gauges: Mapping[str, Sequence[Series]] = field(default_factory=dict)
     validation: Mapping[str, Sequence[Series]] = field(default_factory=dict)
@@ -85,6 +87,7 @@ def page(report: Report) -> str:
         _metrics(report),
         _pairs(report),
         _previews(report),
+        _start(report),
         _curves(report),
         _canvases(report),
         _numbers(report),
@@ -191,6 +194,35 @@ def _previews(report: Report) -> str:
         f'<div class="previews" style="--preview:{"340px" if wide else "180px"}">{"".join(shown)}</div>'
         if shown
         else "",
+    )
+
+
+#: What became of a key of either model, as ``start.json`` names it, and how many keys are shown.
+FATES = {
+    "taken": "taken over",
+    "misshapen": "of another shape there, begun afresh",
+    "fresh": "not there, begun afresh",
+    "unused": "there, with no place here",
+}
+KEYS = 400
+
+
+def _start(report: Report) -> str:
+    if not report.start:
+        return ""
+    rows = []
+    for kind, meaning in FATES.items():
+        keys = list(report.start.get(kind, ()))
+        listed = "<br>".join(f"<code>{_text(key)}</code>" for key in keys[:KEYS])
+        more = f"<br>and {len(keys) - KEYS:,} more" if len(keys) > KEYS else ""
+        names = f"<details><summary>which</summary>{listed}{more}</details>" if keys else ""
+        rows.append(f'<tr><td>{meaning}</td><td class="number">{len(keys):,}</td><td>{names}</td></tr>')
+    head = f"<tr><th>parameters</th>{_heads('keys')}<th></th></tr>"
+    return _section(
+        "What it began with",
+        f"{_share(float(report.start['share']))} of its numbers are those of"
+        f" <code>{_text(report.start['origin'])}</code>; the optimizer, the step and the data order are new.",
+        f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>',
     )
 
 

@@ -74,8 +74,10 @@ def _reachable(place: str) -> str:
 
 
 def _functions(dag: Pipeline) -> dict[str, Callable[..., object]]:
-    """The functions of the components that a pipeline's file knows."""
-    known = vars(importlib.import_module(f"pipelines.{dag.name}")).values()
+    """The functions of the components that a pipeline's file knows, or a file beside it that it imports."""
+    own = vars(importlib.import_module(f"pipelines.{dag.name}"))
+    shared = [vars(each) for each in own.values() if inspect.ismodule(each) and each.__name__.startswith("pipelines.")]
+    known = [each for names in (own, *shared) for each in names.values()]
     found = [each.python_func for each in known if inspect.isfunction(getattr(each, "python_func", None))]
     return {function.__name__: function for function in found}
 

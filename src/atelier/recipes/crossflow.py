@@ -1,9 +1,9 @@
 """CrossFlow (arXiv 2412.15213): text to image by flow matching that starts from the text instead of noise.
 
 Five published models, which differ in resolution, language model and backbone. ``PROFILES`` is the first, from scratch:
-256 px, CLIP, DiMR, on LAION-400M and JourneyDB. The others are ``STAGES``, each begun with an earlier one's weights:
-512 px CLIP DiMR from it, then 512 px T5 (DiMR and DiT); 256 px T5 from it too. ``paper`` is the published size,
-``laptop`` a twin of under three million parameters on canvases of two real handwritten digits.
+256 px, CLIP, DiMR, on LAION-400M and JourneyDB. The others are ``STAGES``, each begun with an earlier one's weights
+(``PREDECESSORS``), and so are the three combinations that nobody published. ``paper`` is the published size, ``laptop``
+a twin of under three million parameters on canvases of two real handwritten digits.
 
 The objective: the velocity between a text's latent and an image's latent, a KL term and a contrastive term on the
 text's latent. Guidance is trained by showing a share of the texts with another image and an indicator that says so.
@@ -16,19 +16,26 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from atelier.errors import ConfigError
+from atelier.recipes.starting import Starting
 from atelier.training.config import TrainConfig
 from atelier.training.footprint import Footprint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from PIL import Image
     from torch import Tensor
 
+    from atelier.convert.weights import Weights
     from atelier.models.crossflow.configs import CrossFlowConfig
     from atelier.models.crossflow.model import CrossFlow
+    from atelier.models.keys import Shape
     from atelier.recipes.crossflow_encoder import Encoder
     from atelier.recipes.crossflow_objective import Objective
     from atelier.recipes.layouts import Layout
     from atelier.sampling.crossflow import CrossFlowPipeline
+    from atelier.storage.inputs import InputFolder
 
 
 class Config(BaseModel):
@@ -40,7 +47,8 @@ class Config(BaseModel):
     language_model: Literal["clip", "t5"] = "clip"
     backbone: Literal["dimr", "dit"] = "dimr"
     miniature: bool = Field(False, description="the miniature network instead of the published one")
-    base_model: str = Field("", description="folder with vae, text_encoder and tokenizer; '' is shipped")
+    base_model: str = Field("", description="folder with vae and, for CLIP, text_encoder and tokenizer; '' is shipped")
+    t5_model: str = Field("", description="folder of T5's encoder and tokenizer; '' is the twin's, made on the spot")
     latent_scale: float | None = Field(None, gt=0, description="of the latents; None: the autoencoder's own")
     image_tower: Literal["latents", "pixels", "none"] = Field(
         "latents",
@@ -72,11 +80,11 @@ class Config(BaseModel):
         """The networks' configuration.
 
         Raises:
-            ConfigError: no model of this resolution, language model and backbone was published.
+            ConfigError: there is no network for this resolution.
         """
         from atelier.recipes.crossflow_networks import published, twin
 
-        made = twin(self.resolution, self.backbone) if self.miniature else published(self)
+        made = twin(self.resolution, self.language_model, self.backbone) if self.miniature else published(self)
         made = replace(made, text={**made.text, "zero_padding": not self.parity})
         if self.image_tower == "none":
             return replace(made, tower=None)
@@ -147,24 +155,55 @@ PROFILES = {
 }
 
 
-def _stage(lr: float, laptop: dict[str, Any], **changes: Any) -> dict[str, Config]:
-    """A later model: the first one's configuration but for these fields."""
-    paper, first = PROFILES["paper"], PROFILES["laptop"]
+_T5_XXL = "hf://DeepFloyd/t5-v1_1-xxl"
+_DIT_RATE, _NULL_512_DIMR = 2e-5, 0.15
+
+
+def _stage(resolution: int, language_model: str, backbone: str, lr: float) -> dict[str, Config]:
+    """A later model: the first one's configuration but for what the name says, and the learning rate."""
+    parts = {"language_model": language_model, "backbone": backbone}
+    paper: dict[str, Any] = {"resolution": resolution, **({"t5_model": _T5_XXL} if language_model == "t5" else {})}
+    if (resolution, backbone) == (512, "dimr"):
+        paper["null_share"] = _NULL_512_DIMR
+    small = {"resolution": resolution // 8}
     return {
-        "paper": Config.model_validate(
-            {**paper.model_dump(), **changes, "train": {**paper.train.model_dump(), "lr": lr}}
-        ),
-        "laptop": Config.model_validate({**first.model_dump(), **laptop}),
+        name: Config.model_validate(
+            {**first.model_dump(), **parts, **changes, "train": {**first.train.model_dump(), **train}}
+        )
+        for name, first, changes, train in (
+            ("paper", PROFILES["paper"], paper, {"lr": lr}),
+            ("laptop", PROFILES["laptop"], small, {}),
+        )
     }
 
 
 STAGES = {
-    "512_clip_dimr": _stage(1e-5, {"resolution": 64}, resolution=512, null_share=0.15),
-    "512_t5_dimr": _stage(1e-5, {"resolution": 64}, resolution=512, language_model="t5", null_share=0.15),
-    "512_t5_dit": _stage(2e-5, {"backbone": "dit"}, resolution=512, language_model="t5", backbone="dit"),
-    "256_t5_dimr": _stage(5e-5, {}, language_model="t5"),
+    "512_clip_dimr": _stage(512, "clip", "dimr", 1e-5),
+    "512_t5_dimr": _stage(512, "t5", "dimr", 1e-5),
+    "512_t5_dit": _stage(512, "t5", "dit", _DIT_RATE),
+    "256_t5_dimr": _stage(256, "t5", "dimr", 5e-5),
+    # Not published: their parts are, and the numbers are those of the nearest that is.
+    "256_clip_dit": _stage(256, "clip", "dit", _DIT_RATE),
+    "256_t5_dit": _stage(256, "t5", "dit", _DIT_RATE),
+    "512_clip_dit": _stage(512, "clip", "dit", _DIT_RATE),
 }
-"""The other four models; the first one, ``256_clip_dimr``, is the recipe without a stage."""
+"""The other models; the first one, 256 px CLIP DiMR, is the recipe without a stage."""
+
+PREDECESSORS = {
+    "512_clip_dimr": "crossflow",
+    "512_t5_dimr": "crossflow:512_clip_dimr",
+    "512_t5_dit": "crossflow:512_clip_dimr",
+    "256_t5_dimr": "crossflow",
+    "256_clip_dit": "crossflow",
+    "256_t5_dit": "crossflow:256_t5_dimr",
+    "512_clip_dit": "crossflow:512_clip_dimr",
+}
+"""Which recipe's model each stage starts from: of the five the published chain. The first starts from none."""
+
+
+def pipeline_of(recipe: str) -> str:
+    """The pipeline that makes a model of the recipe, e.g. ``crossflow_512_t5_dit``; with hyphens the model's name."""
+    return f"crossflow_{recipe.partition(':')[2] or '256_clip_dimr'}"
 
 
 _JOURNEYDB, _LAION = 4_000_000, 400_000_000
@@ -172,15 +211,23 @@ _JOURNEYDB, _LAION = 4_000_000, 400_000_000
 moments and a caption of 20 tokens."""
 
 FOOTPRINTS = {
-    # language model, backbone, resolution (the twins': latent 8, 16 and, for DiT, 8)
+    # language model, backbone, resolution (the twins': 32 and 64)
     ("clip", "dimr", 256): Footprint(1_397_109_483, 0, 2.30611e12, 5.7668e8, 2.9e11, 48_000, 60_000, _LAION),
     ("clip", "dimr", 512): Footprint(1_419_960_571, 0, 2.79769e12, 9.1363e8, 1.15e12, 97_000, 60_000, _JOURNEYDB),
     ("t5", "dimr", 512): Footprint(1_464_908_955, 0, 2.81407e12, 9.2520e8, 1.33e12, 230_000, 60_000, _JOURNEYDB),
     ("t5", "dit", 512): Footprint(1_548_447_645, 0, 5.45889e12, 3.7174e8, 1.33e12, 230_000, 60_000, _JOURNEYDB),
     ("t5", "dimr", 256): Footprint(1_452_150_411, 0, 2.32255e12, 5.8825e8, 4.7e11, 181_000, 60_000, _JOURNEYDB),
-    ("dimr", 32): Footprint(1_751_227, 0, 1.28225e8, 1.89604e6, 1.2e7, 6_000, 3_000),
-    ("dimr", 64): Footprint(4_377_787, 0, 4.39486e8, 6.33393e6, 4.8e7, 9_000, 6_000),
-    ("dit", 32): Footprint(2_640_017, 0, 1.45060e8, 1.43337e6, 1.2e7, 6_000, 3_000),
+    ("clip", "dit", 256): Footprint(1_514_325_489, 0, 1.63617e12, 2.8027e8, 2.9e11, 48_000, 60_000, _JOURNEYDB),
+    ("t5", "dit", 256): Footprint(1_569_366_417, 0, 1.65261e12, 2.9185e8, 4.7e11, 181_000, 60_000, _JOURNEYDB),
+    ("clip", "dit", 512): Footprint(1_503_499_261, 0, 5.44251e12, 3.6016e8, 1.15e12, 97_000, 60_000, _JOURNEYDB),
+    ("clip", "dimr", 32): Footprint(1_751_227, 0, 1.28225e8, 1.89604e6, 1.2e7, 6_000, 3_000),
+    ("clip", "dimr", 64): Footprint(4_410_791, 0, 2.10432e8, 3.69392e6, 4.8e7, 9_000, 6_000),
+    ("clip", "dit", 32): Footprint(2_640_017, 0, 1.45060e8, 1.43337e6, 1.2e7, 6_000, 3_000),
+    ("clip", "dit", 64): Footprint(5_258_897, 0, 5.11377e8, 4.57295e6, 4.8e7, 9_000, 6_000),
+    ("t5", "dimr", 32): Footprint(1_505_099, 0, 1.16183e8, 1.81309e6, 1.2e7, 4_500, 3_000),
+    ("t5", "dimr", 64): Footprint(3_771_447, 0, 1.96030e8, 3.61098e6, 4.8e7, 7_500, 6_000),
+    ("t5", "dit", 32): Footprint(2_393_889, 0, 1.33018e8, 1.35042e6, 1.2e7, 4_500, 3_000),
+    ("t5", "dit", 64): Footprint(4_619_553, 0, 4.96976e8, 4.49001e6, 4.8e7, 7_500, 6_000),
 }
 """By what decides the networks, see ``Footprint``; activations with gradient checkpointing where the recipe has it."""
 
@@ -204,8 +251,88 @@ class Recipe:
     def footprint(self) -> Footprint:
         """What a training of this size costs."""
         config = self.config
-        twin = (config.backbone, config.resolution)
-        return FOOTPRINTS[twin if config.miniature else (config.language_model, *twin)]
+        return FOOTPRINTS[config.language_model, config.backbone, config.resolution]
+
+    @property
+    def base_parts(self) -> tuple[str, ...]:
+        """The subfolders of the base that are read."""
+        return ("vae",) if self.text_model is not None else ("tokenizer", "text_encoder", "vae")
+
+    @property
+    def text_model(self) -> str | None:
+        """Where the language model comes from, if not from the base: a URI, or "" for the twin's own."""
+        return self.config.t5_model if self.config.language_model == "t5" else None
+
+    def make_text_model(self, folder: Path) -> None:
+        """The twin's T5, ``text_encoder`` and ``tokenizer``."""
+        from atelier.recipes.crossflow_networks import T5_TWIN
+        from atelier.recipes.twins.t5 import write
+
+        write(folder, T5_TWIN)
+
+    def check_base(self, fetch: "Callable[[str], Path]") -> None:
+        """Sees that the base's language model is the one that is read.
+
+        Args:
+            fetch: a file of the base → a local path.
+
+        Raises:
+            ConfigError: it is another.
+        """
+        from atelier.convert.language_model import CONFIG, check_language_model
+
+        config = self.config
+        name = f"{config.resolution} px, {config.language_model}, {config.backbone}"
+        check_language_model(fetch(CONFIG), config.model().text.get("width", 768), name)
+
+    def check_features(self, fields: "Mapping[str, Any]") -> None:
+        """Sees that encoded samples are of the language model and the resolution that are trained.
+
+        Args:
+            fields: of the shards' manifest, name → [dtype, shape].
+
+        Raises:
+            ConfigError: they are of others.
+        """
+        networks = self.config.model()
+        channels, *sides = networks.latent_shape
+        text, moments = networks.text.get("width", 768), [2 * channels, *sides]
+        for name, found, wanted in (
+            ("text", (fields.get("text") or [None, [text]])[1][-1:], [text]),
+            ("moments", (fields.get("moments") or [None, moments])[1], moments),
+        ):
+            if list(found) != wanted:
+                raise ConfigError(
+                    f"the shards' {name} is {list(found)}, this model reads {wanted}",
+                    f"use features of {self.config.resolution} px and of {self.config.language_model}",
+                )
+
+    @property
+    def starting(self) -> Starting:
+        """A training may begin with what fits of another of the models, on the same autoencoder."""
+        flow, text = "flow/*", "context_encoder/*"
+        return Starting(
+            files=(flow, text, "image_tower.safetensors"),
+            needed=(flow, text),
+            same_base=("vae/*.safetensors",),
+            parts=("flow", "context_encoder"),
+            take=self._take,
+            read=_read_folder,
+            shapes=self._trained_shapes,
+        )
+
+    def _take(self, source: Path, folder: Path, base: "InputFolder") -> list[str]:
+        from atelier.convert.crossflow import unpack
+
+        return unpack(source, folder, self.config.model())
+
+    def _trained_shapes(self) -> "dict[str, Shape]":
+        from atelier.convert.crossflow import expected_shapes
+        from atelier.models.crossflow.model import fixed_parameters
+
+        networks = self.config.model()
+        fixed = fixed_parameters(networks)
+        return {name: shape for name, shape in expected_shapes(networks).items() if name not in fixed}
 
     def encoder(self, base: Path) -> "Encoder":
         """Raw examples to training arrays, with the base's autoencoder and language model."""
@@ -230,7 +357,10 @@ class Recipe:
         return CrossFlowPipeline.around(base, model, self.config.latent_scale)
 
     def export(self, base: Path, state: "dict[str, Tensor]", folder: Path) -> dict[str, int]:
-        """Writes what was trained as a diffusers-style folder with the base's parts; returns parameter counts."""
+        """Writes what was trained as a diffusers-style folder with the base's parts; returns parameter counts.
+
+        The image tower lies beside it, for the next model of the chain.
+        """
         from atelier.convert.crossflow import write_folder
         from atelier.convert.weights import of_state
         from atelier.models.crossflow.model import fixed_parameters, released_name
@@ -240,7 +370,7 @@ class Recipe:
             released_name(name): tensor for name, tensor in state.items()
         }  # a checkpoint has the model's own names
         weights = of_state(fixed_parameters(config) | named)
-        done = write_folder(weights, config, folder, base, latent_scale=self.config.latent_scale)
+        done = write_folder(weights, config, folder, base, keep_tower=True, latent_scale=self.config.latent_scale)
         return {"total": done.parameters}
 
     def layouts(self, count: int, seed: int) -> "list[Layout]":
@@ -269,3 +399,9 @@ class Recipe:
             generator=[torch.Generator().manual_seed(layout.seed) for layout in layouts],
         ).images
         return images
+
+
+def _read_folder(folder: Path) -> "Weights":
+    from atelier.convert.crossflow import folder_weights
+
+    return folder_weights(folder)

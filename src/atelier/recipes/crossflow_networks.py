@@ -1,4 +1,4 @@
-"""Which networks a CrossFlow configuration means: the published ones, and the twins'."""
+"""Which networks a CrossFlow configuration means: the published ones, their other combinations, and the twins'."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,24 +10,34 @@ if TYPE_CHECKING:
 
 SHRINK = 4
 """The twins' autoencoder makes one latent pixel of 4 × 4."""
-TEXT = {"width": 128, "tokens": 16, "num_layers": 2, "num_heads": 4, "hidden": 128, "num_reductions": 1, "dropout": 0.0}
+CLIP_TWIN, T5_TWIN = 128, 96
+"""Widths of the twins' language models: unlike, as the published ones' are."""
+TEXT = {"tokens": 16, "num_layers": 2, "num_heads": 4, "hidden": 128, "num_reductions": 1, "dropout": 0.0}
 TOWER = {"channels": 4, "patch": 2, "width": 64, "layers": 2, "heads": 4}
+TWO_STAGES = 8
+"""The side of the largest latent for which DiMR's twin has two stages; above it has three, as published at 512 px."""
 
 
 def published(config: "Config") -> CrossFlowConfig:
-    """The released model of a resolution, language model and backbone.
+    """The published model of a resolution, language model and backbone, or the same parts put together otherwise.
+
+    Five of the eight were published. Of the others each part is: DiT-H/2 at 256 px reads a latent of half the side.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no part is known for this resolution.
     """
+    if config.resolution not in (256, 512):
+        raise ConfigError(f"CrossFlow has no model of {config.resolution} px", "use 256 or 512")
     name = f"{config.resolution}px_{config.language_model}_{config.backbone}"
-    if name not in RELEASED:
-        raise ConfigError(f"CrossFlow has no model {name}", f"use one of {', '.join(RELEASED)}")
-    return RELEASED[name]
+    if name in RELEASED:
+        return RELEASED[name]
+    dimr, dit = RELEASED[f"{config.resolution}px_{config.language_model}_dimr"], RELEASED["512px_t5_dit"]
+    flow = dit.flow | {"latent_size": dimr.latent_shape[1]}
+    return CrossFlowConfig("dit", flow, dimr.text, dimr.latent_shape)
 
 
-def twin(resolution: int, backbone: str) -> CrossFlowConfig:
-    """The miniature of a backbone for canvases of ``resolution`` pixels.
+def twin(resolution: int, language_model: str, backbone: str) -> CrossFlowConfig:
+    """The miniature of a backbone for canvases of ``resolution`` pixels: 32 stands for 256 px, 64 for 512 px.
 
     Raises:
         ConfigError: the resolution is no multiple of what the network divides it by.
@@ -35,29 +45,41 @@ def twin(resolution: int, backbone: str) -> CrossFlowConfig:
     if resolution % (4 * SHRINK):
         raise ConfigError(f"the twin cannot draw {resolution} px", f"use a multiple of {4 * SHRINK}")
     side = resolution // SHRINK
-    shape = (4, side, side)
+    shape, text = (4, side, side), TEXT | {"width": T5_TWIN if language_model == "t5" else CLIP_TWIN}
     tower = TOWER | {"image_size": side}
     if backbone == "dit":
         flow: dict[str, Any] = {"latent_size": side, "patch_size": 2, "hidden_size": 128, "depth": 5, "num_heads": 4}
-        return CrossFlowConfig("dit", flow, TEXT, shape, tower)
-    low = {
+        return CrossFlowConfig("dit", flow, text, shape, tower)
+    two = side <= TWO_STAGES
+    grid = side // 2 if two else side // 4
+    stages = [_transformer(grid, side // grid), _convnext(48, 2 * grid, side // grid // 2)]
+    if not two:
+        stages.append(_convnext(24, side, 1))
+    coefficients = [1 / 4, 1] if two else [1 / 4, 1 / 2, 1]
+    return CrossFlowConfig("dimr", {"stage_configs": stages, "loss_coeffs": coefficients}, text, shape, tower)
+
+
+def _transformer(grid: int, ratio: int) -> dict[str, Any]:
+    return {
         "block_type": "TransformerBlock",
         "dim": 96,
         "hidden_dim": 192,
         "num_attention_heads": 4,
         "num_blocks": 5,
-        "max_height": side // 2,
-        "max_width": side // 2,
-        "input_feature_ratio": 2,
+        "max_height": grid,
+        "max_width": grid,
+        "input_feature_ratio": ratio,
     }
-    high = {
+
+
+def _convnext(dim: int, side: int, ratio: int) -> dict[str, Any]:
+    return {
         "block_type": "ConvNeXtBlock",
-        "dim": 48,
-        "hidden_dim": 96,
+        "dim": dim,
+        "hidden_dim": 2 * dim,
         "kernel_size": 5,
         "num_blocks": 3,
         "max_height": side,
         "max_width": side,
-        "input_feature_ratio": 1,
+        "input_feature_ratio": ratio,
     }
-    return CrossFlowConfig("dimr", {"stage_configs": [low, high], "loss_coeffs": [0.25, 1]}, TEXT, shape, tower)

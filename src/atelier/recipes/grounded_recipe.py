@@ -1,14 +1,21 @@
 """What the GLIGEN recipes' ``Recipe`` have in common; light to import, as every recipe is."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from atelier.recipes.starting import Starting
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from atelier.convert.weights import Weights
     from atelier.recipes.layouts import Layout
+    from atelier.storage.inputs import InputFolder
+
+ADAPTER = "gligen_adapter.safetensors"
 
 
 @dataclass(frozen=True)
@@ -18,10 +25,34 @@ class GroundedRecipe:
     Attributes:
         profile: the name of the size.
         config: its ``resolution``, ``max_boxes`` and ``beta`` are read here.
+        twin: the name of the shipped base.
+        text_model: None: the language models are the base's own.
     """
 
     profile: str
     config: Any
+    twin: str = ""
+    text_model: ClassVar[str | None] = None
+
+    @property
+    def starting(self) -> Starting:
+        """A training may begin with an earlier one's adapter, all of it, on the very same base."""
+        return Starting(
+            files=(ADAPTER,), needed=(ADAPTER,), same_base=(), parts=("unet",), take=_take, read=_read_adapter
+        )
+
+    @property
+    def base_parts(self) -> tuple[str, ...]:
+        """The subfolders of the base that are read."""
+        from atelier.recipes.twins.assets import PARTS
+
+        return PARTS[self.twin]
+
+    def check_base(self, fetch: Callable[[str], Path]) -> None:
+        """Any base of the right parts will do."""
+
+    def check_features(self, fields: Mapping[str, Any]) -> None:
+        """A batch says itself what it lacks."""
 
     def export(self, base: Path, adapter: "dict[str, Tensor]", folder: Path) -> dict[str, int]:
         """Writes what was trained as a diffusers folder over the base; returns parameter counts."""
@@ -60,3 +91,17 @@ class GroundedRecipe:
             gligen_max_boxes=self.config.max_boxes,
         ).images
         return images
+
+
+def _take(source: Path, folder: Path, base: "InputFolder") -> list[str]:
+    from atelier.convert.conversion import convert
+
+    target = folder / ADAPTER
+    target.unlink(missing_ok=True)
+    return list(convert(source, target, to="adapter", base=base.fetch_all()).lines)
+
+
+def _read_adapter(folder: Path) -> "Weights":
+    from atelier.convert.weights import of_safetensors
+
+    return of_safetensors(folder / ADAPTER)

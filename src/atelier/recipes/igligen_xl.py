@@ -151,6 +151,9 @@ STAGES = {
     }
 }
 
+PREDECESSORS = {"1024": "igligen_xl"}
+"""Which recipe's model a stage starts from."""
+
 
 _SA1B = 11_185_362
 """Images; 11 GB a tar of 11,185."""

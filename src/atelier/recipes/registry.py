@@ -1,6 +1,7 @@
 """Recipes by name. A recipe is one module in this folder with ``PROFILES`` and ``Recipe``.
 
-A recipe that trains in stages has the later ones in ``STAGES`` (name → profiles); ``igligen_xl:1024`` names one.
+A recipe that trains in stages has the later ones in ``STAGES`` (name → profiles); ``igligen_xl:1024`` names one. Which
+recipe's model a stage starts from is in ``PREDECESSORS``.
 """
 
 import importlib
@@ -54,6 +55,12 @@ def get(recipe: str, profile: str, overrides: dict[str, Any] | None = None) -> A
 def module_of(recipe: str) -> str:
     """The name of the module that a recipe (or a stage of it) is written in."""
     return f"atelier.recipes.{recipe.partition(':')[0]}"
+
+
+def predecessor_of(recipe: str) -> str:
+    """The recipe (with its stage) whose model this one starts from, by its module's ``PREDECESSORS``; "" for none."""
+    before: dict[str, str] = getattr(_module(recipe), "PREDECESSORS", {})
+    return before.get(recipe.partition(":")[2], "")
 
 
 def _module(recipe: str) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from atelier.errors import ConfigError
 from atelier.models.crossflow.model import CrossFlow
-from atelier.sampling.crossflow_text import encode, open_language_model
+from atelier.sampling.crossflow_text import as_trained, encode, open_language_model
 from atelier.sampling.flow_solvers import Step, solve
 from atelier.sampling.guided_flow import GuidedFlow
 from atelier.sampling.latent_arithmetic import combine, interpolate
@@ -36,7 +36,11 @@ class CrossFlowPipeline(DiffusionPipeline):
     def __init__(self, vae: Any, text_encoder: Any, tokenizer: Any, context_encoder: Any, flow: Any) -> None:
         super().__init__()
         self.register_modules(
-            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, context_encoder=context_encoder, flow=flow
+            vae=vae,
+            text_encoder=as_trained(text_encoder),
+            tokenizer=tokenizer,
+            context_encoder=context_encoder,
+            flow=flow,
         )
         self.image_processor = VaeImageProcessor()
 

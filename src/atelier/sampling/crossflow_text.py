@@ -16,6 +16,9 @@ MAX_TOKENS = 77
 T5_SCALE = 10.0
 """What T5's states are multiplied by: they are smaller than CLIP's."""
 
+T5_TYPE = torch.bfloat16
+"""What T5 computes in, when features are made and when pictures are drawn: upstream's prompts come so too."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -41,8 +44,14 @@ def open_language_model(folder: Path) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path} cannot be read ({error})", "give a diffusers folder with a text encoder") from error
     model: Any = T5EncoderModel if kind == "t5" else CLIPTextModel
-    encoder = model.from_pretrained(folder / "text_encoder").eval().requires_grad_(False)
+    encoder = as_trained(model.from_pretrained(folder / "text_encoder"))
+    encoder.eval().requires_grad_(False)
     return AutoTokenizer.from_pretrained(folder / "tokenizer"), encoder
+
+
+def as_trained(encoder: Any) -> Any:
+    """The language model in the precision in which its features are made; CLIP and None as they are."""
+    return encoder.to(T5_TYPE) if encoder is not None and encoder.config.model_type == "t5" else encoder
 
 
 @torch.no_grad()

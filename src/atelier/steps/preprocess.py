@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from atelier.errors import ConfigError
 from atelier.steps.runtime import StepContext, run_step
+from atelier.storage.inputs import InputFolder
 from atelier.storage.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def run(
         workers=workers,
     )
     chosen = registry.get(recipe, profile)
+    chosen.check_base(InputFolder(base).fetch)
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
         from atelier.data.preprocess import EncoderSpec, Settings, open_source, preprocess

@@ -21,6 +21,7 @@ from atelier.storage.manifest import Manifest
 
 VERSION = 1
 PAIRS, PREVIEWS, CANVASES = 24, 8, 12
+START = "start.json"
 
 
 def run(
@@ -95,6 +96,7 @@ def gather(manifests: dict[str, Manifest], folders: dict[str, InputFolder], titl
         ],
         pairs_total=len(entries),
         previews=list(_previews(folders["training"])),
+        start=_start(folders["training"]),
         loss=[_series(key, logged) for key in losses],
         gauges=_gauges(_lines(folders["training"], "gauges.jsonl")),
         validation=_validation(_lines(folders["training"], "validation.jsonl")),
@@ -157,6 +159,12 @@ def _previews(folder: InputFolder) -> Iterator[tuple[int, Image.Image]]:
     for place in sorted(places):
         step = int(Path(names[place]).stem.rpartition("-")[2])
         yield step, open_image(folder.fetch(names[place]))
+
+
+def _start(folder: InputFolder) -> dict[str, Any]:
+    """The account of what the training began with; {} where it began by itself."""
+    found: dict[str, Any] = _json(folder.fetch(START)) if START in folder.names() else {}
+    return found
 
 
 def _lines(folder: InputFolder, name: str) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from atelier.errors import ConfigError
 from atelier.steps.runtime import StepContext, run_step
 from atelier.steps.start import starting_point
 from atelier.steps.train_place import LOGS, place_for, share
+from atelier.storage.inputs import InputFolder
 from atelier.storage.manifest import Manifest
 from atelier.storage.uri import is_local, join, read_text
 from atelier.training.trainjob_settings import from_environment
@@ -39,7 +40,7 @@ def run(
         steps, batch_size, learning_rate, processes: 0 is the recipe's own (processes on a cluster: the profile's).
         zero_stage: -1 is the recipe's own.
         overrides: further fields of the training configuration, a JSON object.
-        start: the model whose adapter the training begins with, see ``starting_point``; "": the recipe's own start.
+        start: the model that the training begins with, see ``starting_point``; "": the recipe's own start.
             Its digest is part of the key and stands, with its version, in the manifest and the MLflow run.
 
     Raises:
@@ -60,11 +61,15 @@ def run(
         overrides=overrides,
     )
     changes = share(changes, cluster, artifacts)
-    config = get(recipe, profile, {"train": changes}).config.train
-    origin = starting_point(start, base) if start else None
+    chosen = get(recipe, profile, {"train": changes})
+    config = chosen.config.train
+    chosen.check_features(shards.metadata.get("fields", {}))
+    chosen.check_base(InputFolder(base).fetch)
+    origin = starting_point(start, base, chosen) if start else None
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
         from atelier.training.engine import read_log, read_summary
+        from atelier.training.partial_start import REPORT, read_start
 
         folder = ctx.out.path
         place = place_for(ctx, cluster, recipe, config.threads_per_process)
@@ -79,7 +84,7 @@ def run(
                     "train": changes,
                     "base": base.to_json(),
                     "shards": shards.to_json(),
-                    "start": origin.model.to_json() if origin else None,
+                    "start": {"model": origin.model.to_json(), "address": origin.address} if origin else None,
                     "folder": place.folder,
                     "outputs": place.outputs_at,
                     "watched": place.watched,
@@ -96,6 +101,10 @@ def run(
             ctx.track.log_metrics(place.launcher.facts)
         place.collect()
         summary = read_summary(folder)
+        account = read_start(folder / REPORT).summary() if origin else {}
+        if origin:
+            ctx.track.log_params({"start": account})
+            ctx.track.log_text((folder / REPORT).read_text(), REPORT)
         logged = read_log(folder)
         rates = sorted(line["samples_per_s"] for line in logged)
         ctx.note(
@@ -112,7 +121,7 @@ def run(
             "parameters": summary["parameters"],
             "quarantined": summary["quarantined"],
             "metrics": {"train_loss": round(summary["metrics"]["loss"], 6)},
-            **({"start": {"adapter": origin.adapter, "model": origin.model.digest}} if origin else {}),
+            **({"start": {"weights": origin.weights, "model": origin.model.digest, **account}} if origin else {}),
         }
 
     return run_step(
@@ -125,7 +134,7 @@ def run(
             "recipe": recipe,
             "profile": profile,
             "config": config.outcome(),
-            **({"start": origin.adapter} if origin else {}),
+            **({"start": origin.weights} if origin else {}),
         },
         artifacts=artifacts,
         extra_modules=(module_of(recipe), WORKER),

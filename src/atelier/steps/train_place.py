@@ -14,7 +14,7 @@ from atelier.training.launcher import Launcher, LocalLauncher
 from atelier.training.trainjob_settings import TrainJobSettings
 
 LOGS, PLAN = ".logs", ".plan.json"
-SMALL = ("train.json", "metrics.jsonl")
+SMALL = ("train.json", "metrics.jsonl", "start.json")
 """What the step itself reads of a training."""
 
 

@@ -6,7 +6,10 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atelier.training.warm_start import StartWeights
 
 
 def main(plan_place: str) -> int:
@@ -27,7 +30,7 @@ def main(plan_place: str) -> int:
     if outputs and delivered(outputs) is not None:
         return 0  # a node that was started again after the end
     recipe = get(plan["recipe"], plan["profile"], {"train": plan["train"]})
-    base, adapter = _inputs(plan)
+    base, begin = _inputs(plan, recipe)
     # Rank 0 writes the loss and the pictures; the first process of every other node its system metrics.
     writes = os.environ.get("LOCAL_RANK", "0") == "0"
     tracker = (
@@ -47,7 +50,7 @@ def main(plan_place: str) -> int:
             ],
             loader=Loader,
             checkpoints_at=plan["checkpoints"],
-            adapter=adapter,
+            start=begin,
             outputs_at=outputs,
         )
     finally:
@@ -56,16 +59,21 @@ def main(plan_place: str) -> int:
     return 0 if result.outcome == "complete" else Preempted.exit_code
 
 
-def _inputs(plan: dict[str, Any]) -> tuple[Path, Path | None]:
-    """The frozen base and the adapter to start from, here; one rank of each machine fetches what is remote."""
-    from atelier.steps.start import ADAPTER
+def _inputs(plan: dict[str, Any], recipe: Any) -> "tuple[Path, StartWeights | None]":
+    """The frozen base and what to start from, here; one rank of each machine fetches what is remote."""
     from atelier.storage.inputs import InputFolder
     from atelier.storage.manifest import Manifest
+    from atelier.training.partial_start import start_partly
+    from atelier.training.warm_start import start_from
 
+    given, starting = plan["start"], recipe.starting
     with _one_at_a_time():
         base = InputFolder(Manifest.parse(plan["base"])).fetch_all()
-        start = InputFolder(Manifest.parse(plan["start"])).fetch(ADAPTER) if plan["start"] else None
-    return base, start
+        if not given:
+            return base, None
+        folder = InputFolder(Manifest.parse(given["model"])).fetch_all(*starting.files)
+    write = start_partly if starting.partial else start_from
+    return base, lambda state: write(state, starting.read(folder), given["address"])
 
 
 @contextlib.contextmanager

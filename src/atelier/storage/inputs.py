@@ -72,18 +72,24 @@ class InputFolder:
             with os_errors(path):
                 path.unlink(missing_ok=True)
 
-    def fetch_all(self) -> Path:
-        """A local folder with every file at its relative path (remote: hard links into the cache)."""
+    def fetch_all(self, *patterns: str) -> Path:
+        """A local folder with every file at its relative path (remote: hard links into the cache).
+
+        Args:
+            patterns: of the files that must be there; none means all.
+        """
+        wanted = {name for pattern in patterns or ("*",) for name in self.names(pattern)}
+        entries = [entry for entry in self.manifest.files if entry.path in wanted]
         if self._local is not None:
-            for entry in self.manifest.files:
+            for entry in entries:
                 self._fetch(entry, progress=False)
             return self._local
         folder = self._cache / "folders" / self.manifest.digest.removeprefix("sha256:")
-        progress = Progress(f"fetching {self.manifest.kind}", len(self.manifest.files), "files")
+        progress = Progress(f"fetching {self.manifest.kind}", len(entries), "files")
         with ThreadPoolExecutor(8) as pool:
             for entry, source in zip(
-                self.manifest.files,
-                pool.map(lambda entry: self._fetch(entry, progress=False), self.manifest.files),
+                entries,
+                pool.map(lambda entry: self._fetch(entry, progress=False), entries),
                 strict=True,
             ):
                 _link(source, folder / entry.path, entry.bytes)

@@ -38,6 +38,7 @@ from atelier.training.masters import (
 )
 from atelier.training.meter import Meter
 from atelier.training.optimizer import EmaAdamW, build_optimizer
+from atelier.training.partial_start import REPORT
 from atelier.training.parts import SUFFIX, Parts, part_name, put_back
 from atelier.training.protocol import Batch, Batches, Dataset, Draws, Objective
 from atelier.training.retention import Retention
@@ -47,7 +48,7 @@ from atelier.training.saver import Saver, agreed, everyones, find_newest
 from atelier.training.scalars import scalars_set_aside
 from atelier.training.schedule import lr_factor
 from atelier.training.series import Series, open_series, open_single
-from atelier.training.warm_start import start_from
+from atelier.training.warm_start import StartWeights
 
 SCRATCH, FINAL, SUMMARY = ".checkpoints", "checkpoint", "train.json"
 
@@ -72,7 +73,7 @@ def train(
     *,
     loader: LoaderFactory,
     checkpoints_at: str | None = None,
-    adapter: Path | None = None,
+    start: StartWeights | None = None,
     outputs_at: str | None = None,
 ) -> TrainResult:
     """Trains an objective, or goes on where an earlier call in the same folder was ended; runs inside each rank.
@@ -82,8 +83,8 @@ def train(
         loader: makes this rank's endless iterator of micro-batches.
         checkpoints_at: a path or ``s3://`` prefix for the intermediate checkpoints, which is emptied when the training
             is complete; None: ``.checkpoints/`` in the folder. Several machines need a place that all of them see.
-        adapter: a safetensors file whose weights a fresh training begins with (see ``warm_start``); None: the
-            objective's own start.
+        start: writes the weights that a fresh training begins with, whose account goes to ``start.json``; a resumed
+            one does not call it. None: the objective's own start.
         outputs_at: an ``s3://`` prefix that all files go to when the training is complete, before the intermediate
             checkpoints are removed (see ``delivery``): the ranks' parts of ``checkpoint/`` from the machines that they
             are on, so that no disk is shared; None: they stay in the folder.
@@ -92,7 +93,7 @@ def train(
         ``complete`` with all files in place, or ``preempted`` with a checkpoint of the step that was reached.
 
     Raises:
-        ConfigError: the checkpoint found does not fit this configuration, or the adapter not the model.
+        ConfigError: the checkpoint found does not fit this configuration, or the start not the model.
         StorageError: a checkpoint could not be written.
         TrainingError: the loss is no longer a finite number.
     """
@@ -104,7 +105,7 @@ def train(
         )
     folder.mkdir(parents=True, exist_ok=True)
     series = open_series(checkpoints_at or str(folder / SCRATCH), folder / SCRATCH)
-    return _Trainer(objective, dataset, config, folder, callbacks, loader, ranks, series, adapter, outputs_at).run()
+    return _Trainer(objective, dataset, config, folder, callbacks, loader, ranks, series, start, outputs_at).run()
 
 
 class _Loss(torch.nn.Module):
@@ -141,12 +142,12 @@ class _Trainer:
         loader: LoaderFactory,
         ranks: Ranks,
         series: Series,
-        adapter: Path | None,
+        start: StartWeights | None,
         outputs_at: str | None,
     ) -> None:
         self.outputs_at = outputs_at
         self.objective, self.dataset, self.config, self.folder = objective, dataset, config, folder
-        self.callbacks, self.make_loader, self.ranks, self.adapter = list(callbacks), loader, ranks, adapter
+        self.callbacks, self.make_loader, self.ranks, self.start = list(callbacks), loader, ranks, start
         self.batches: Batches | None = None
         self._plain_norm: torch.Tensor | None = None
         self.meter = Meter()
@@ -163,9 +164,9 @@ class _Trainer:
         if final is not None and final.step == config.steps:
             return TrainResult("complete", final.step)
 
-        self.engine, model = self._build()
-        self.state = TrainingRun(self.objective, model, config, self.folder, ranks)
         found = final or find_newest(self.saver.series, ranks, self._own_file_does)
+        self.engine, model = self._build(fresh=found is None)
+        self.state = TrainingRun(self.objective, model, config, self.folder, ranks)
         self._flops = self.objective.flops_per_sample() if ranks.first else 0.0  # only rank 0's line is written
         self._peak = device_peak(ranks.device, config.precision)
         if found is not None:
@@ -183,7 +184,7 @@ class _Trainer:
             callback.on_end(self.state)
         return TrainResult(outcome, self.state.step)
 
-    def _build(self) -> tuple[Any, torch.nn.Module]:
+    def _build(self, fresh: bool) -> tuple[Any, torch.nn.Module]:
         import deepspeed
         from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
 
@@ -194,8 +195,11 @@ class _Trainer:
         config = self.config
         torch.manual_seed(config.seed)
         model = self.objective.build()
-        if self.adapter is not None:
-            start_from(self.objective.trainable_state(model), self.adapter)
+        if self.start is not None and fresh:
+            account = self.start(self.objective.trainable_state(model))
+            if self.ranks.first:
+                account.write(self.folder)
+                print("\n".join(account.lines()), flush=True)
         groups = self.objective.parameter_groups(model)
         trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         if not trainable:
@@ -316,11 +320,12 @@ class _Trainer:
         }
 
     def _logs(self) -> list[Path]:
-        return [self.folder / name for callback in self.callbacks for name in callback.logs]
+        start = [self.folder / REPORT] if self.start is not None else []
+        return start + [self.folder / name for callback in self.callbacks for name in callback.logs]
 
     def _own_file_does(self, found: checkpoints.Checkpoint) -> bool:
         """Whether the ranks and their parts are those of the checkpoint, so that each needs its own file alone."""
-        ours = {"processes": self.ranks.world, "zero_stage": int(self.engine.zero_optimization_stage())}
+        ours = {"processes": self.ranks.world, "zero_stage": self.config.zero_stage}
         return ours["zero_stage"] > 0 and all(found.state[name] == value for name, value in ours.items())
 
     def _resume(self, found: checkpoints.Checkpoint) -> None:

@@ -1,40 +1,33 @@
 """A fresh training that begins with the weights of another: weights alone, neither optimizer nor step."""
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 
-from atelier.convert.weights import of_safetensors, shapes_of
-from atelier.errors import DataError
-from atelier.models.keys import listed, require_same_keys
+from atelier.convert.weights import Weights, shapes_of
+from atelier.models.keys import require_same_keys
+from atelier.training.partial_start import PartialStart, start_partly
+
+StartWeights = Callable[[Mapping[str, Tensor]], PartialStart]
+"""Writes over ``Objective.trainable_state`` what a training begins with, and says what it wrote."""
 
 
-def start_from(state: Mapping[str, Tensor], adapter: Path) -> None:
+def start_from(state: Mapping[str, Tensor], found: Weights, origin: str) -> PartialStart:
     """Writes an adapter's tensors over a model's, one at a time; every key must be on both sides.
 
     Args:
         state: ``Objective.trainable_state``: views of the model's own memory.
-        adapter: a safetensors file with the same names; floats of any precision.
+        found: weights of the same names; floats of any precision.
+        origin: where they come from, for what is said about them.
 
     Raises:
         ConfigError: counts and lists the keys that are missing, unknown or of another shape; nothing was written.
-        DataError: the file is damaged, or holds NaN or infinity.
+        DataError: they hold NaN or infinity.
     """
-    found = of_safetensors(adapter)
     require_same_keys(
         shapes_of(found),
         {name: tuple(tensor.shape) for name, tensor in state.items()},
-        f"{adapter} does not fit what is trained",
+        f"{origin} does not fit what is trained",
         "start from an adapter of the same recipe on the same base model",
     )
-    broken = []
-    with torch.no_grad():
-        for name, tensor in state.items():
-            value = found[name].tensor()
-            if not torch.isfinite(value).all():
-                broken.append(name)
-            tensor.copy_(value)
-    if broken:
-        raise DataError(f"{adapter} is not finite in {listed('broken', broken)}", "start from another adapter")
+    return start_partly(state, found, origin)

@@ -1,4 +1,4 @@
-"""What a second stage starts from: registry, folders, foreign forms; what is settled before anything runs."""
+"""What a training starts from: registry, folders, foreign forms; what is settled before anything runs."""
 
 import os
 from pathlib import Path
@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from atelier.errors import ConfigError, DataError
-from atelier.steps import stage1
-from atelier.steps.start import ADAPTER, starting_point
+from atelier.recipes.grounded_recipe import ADAPTER
+from atelier.recipes.registry import get
+from atelier.steps import predecessor
+from atelier.steps.start import starting_point
 from atelier.storage.folder import OutputFolder
 from atelier.storage.manifest import Manifest
 from atelier.tracking.registry import register
@@ -53,7 +55,13 @@ def model(folder: Path, base: Manifest, weights: dict[str, torch.Tensor], profil
 
 
 def run(tmp_path: Path, base: Manifest, place: str = "") -> Manifest:
-    return stage1.run(stage1=place, name="igligen-xl", base=base, artifacts=str(tmp_path / "artifacts"))
+    return predecessor.run(
+        address=place, name="igligen-xl", base=base, recipe="igligen_xl:1024", profile="laptop",
+        artifacts=str(tmp_path / "artifacts"),
+    )  # fmt: skip
+
+
+SECOND = get("igligen_xl:1024", "laptop")
 
 
 def test_the_champion_by_name_by_version_and_by_folder(
@@ -63,14 +71,14 @@ def test_the_champion_by_name_by_version_and_by_folder(
         run(tmp_path, base)
     made = model(tmp_path / "model", base, weights)
     register("igligen-xl", made.uri, None, {"layout_accuracy": 0.9}, {}, passed=True)
-    digests = {"model": made.digest, "adapter": made.file(ADAPTER).sha256}
+    digests = {"model": made.digest, "weights": made.file(ADAPTER).sha256}
     for place in ("", "models:/igligen-xl/1", "models:/IGLIGEN-XL@Champion"):
         found = run(tmp_path, base, place)
         assert found.metadata == {"address": "models:/igligen-xl/1", **digests}
-        assert stage1.address_of(found) == "models:/igligen-xl/1"
+        assert predecessor.address_of(found) == "models:/igligen-xl/1"
     by_folder = run(tmp_path, base, made.uri)
     assert by_folder.metadata == {"address": made.uri, **digests}
-    assert starting_point(stage1.address_of(by_folder), base).adapter == digests["adapter"]
+    assert starting_point(predecessor.address_of(by_folder), base, SECOND).weights == digests["weights"]
     for address in ("models:/igligen-xl/7", "models:/igligen-xl@nobody", "models:/other@champion"):
         with pytest.raises(ConfigError, match="the registry has no"):
             run(tmp_path, base, address)
@@ -107,7 +115,7 @@ def test_an_adapter_file_and_a_folder_of_diffusers_are_converted(
     export(Path(base.uri), weights, tmp_path / "folder")
     for place in (tmp_path / "a.safetensors", tmp_path / "folder"):
         made = run(tmp_path, base, str(place))
-        found = starting_point(stage1.address_of(made), base)
+        found = starting_point(predecessor.address_of(made), base, SECOND)
         adapter = load_file(Path(made.uri) / ADAPTER)
         assert adapter.keys() == weights.keys()
         assert all(torch.equal(adapter[name], weights[name]) for name in weights)
@@ -120,33 +128,33 @@ def test_an_adapter_file_and_a_folder_of_diffusers_are_converted(
 
 
 def choose(**changes: Any) -> str:
-    return stage1.choose(
-        **({"train_stage1": "auto", "stage1": "", "name": "igligen-xl", "profile": "laptop"} | changes)
+    return predecessor.choose(
+        **({"train_first": "auto", "start": "", "name": "igligen-xl", "profile": "laptop"} | changes)
     )
 
 
 def test_what_is_settled_before_anything_runs(tmp_path: Path, base: Manifest, weights: dict[str, torch.Tensor]) -> None:
     assert choose() == "true"
-    for given in ({"train_stage1": "false"}, {"profile": "paper"}):
+    for given in ({"train_first": "false"}, {"profile": "paper"}):
         with pytest.raises(ConfigError, match=r"no such model") as caught:
             choose(**given)
         assert 'SET="train_stage1=true"' in caught.value.fix
-    assert choose(profile="paper", train_stage1="true") == "true"
+    assert choose(profile="paper", train_first="true") == "true"
     register("igligen-xl", model(tmp_path / "poor", base, weights).uri, None, {}, {}, passed=False)
     assert choose() == "true", "a challenger is not what stage 2 starts from"
     good = model(tmp_path / "good", base, {name: value + 1 for name, value in weights.items()})
     register("igligen-xl", good.uri, None, {}, {}, passed=True)
     assert choose() == "false"
-    assert choose(train_stage1="true") == "true"
-    assert choose(stage1="models:/igligen-xl/1") == "false"
-    assert choose(stage1=good.uri) == "false"
+    assert choose(train_first="true") == "true"
+    assert choose(start="models:/igligen-xl/1") == "false"
+    assert choose(start=good.uri) == "false"
     with pytest.raises(ConfigError, match="is of the profile laptop, not paper"):
         choose(profile="paper")
     with pytest.raises(ConfigError, match="two ways"):
-        choose(train_stage1="true", stage1=good.uri)
+        choose(train_first="true", start=good.uri)
     with pytest.raises(ConfigError, match="there is nothing"):
-        choose(stage1=str(tmp_path / "nowhere"))
+        choose(start=str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="no such model"):
-        choose(stage1="models:/igligen-xl@best")
+        choose(start="models:/igligen-xl@best")
     (tmp_path / "good" / ADAPTER).unlink()
     assert choose() == "true", "a champion whose files are gone"

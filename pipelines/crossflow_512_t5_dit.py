@@ -1,0 +1,14 @@
+"""CrossFlow at 512 px with T5 and DiT-H/2: the largest of the five.
+
+It starts from what fits of the registered model crossflow-512-clip-dimr (``start`` names another, or scratch).
+``make run`` runs the twin here, ``make compile`` writes the Kubeflow pipeline. Its parameters and steps are those of
+``_crossflow``.
+"""
+
+from pipelines import _crossflow
+
+RECIPE = "crossflow:512_t5_dit"
+
+CHOICES = _crossflow.CHOICES
+settle = _crossflow.settle_of(RECIPE)
+pipeline = _crossflow.crossflow(RECIPE, "CrossFlow at 512 px, T5, DiT: starts from what fits of the DiMR with CLIP.")

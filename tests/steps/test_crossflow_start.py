@@ -1,0 +1,244 @@
+"""What CrossFlow's later models start from: what fits of another one, accounted for; what is refused, and when."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from atelier.errors import ConfigError, DataError
+from atelier.recipes.crossflow import Recipe
+from atelier.recipes.registry import get
+from atelier.steps import base as bases
+from atelier.steps import predecessor, preprocess, train
+from atelier.steps.start import starting_point
+from atelier.storage.folder import OutputFolder
+from atelier.storage.manifest import Manifest
+from atelier.tracking.registry import register
+from tests.tracking.conftest import empty_store, store  # noqa: F401  fixtures
+
+pytestmark = pytest.mark.usefixtures("store")
+FIRST, LATER = "crossflow", "crossflow:512_clip_dimr"
+NAME = "crossflow-256-clip-dimr"
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("ATELIER_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ATELIER_PROJECT", str(tmp_path / "project"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return frozen(FIRST, tmp_path_factory.mktemp("artifacts"))
+
+
+def frozen(recipe: str, artifacts: Path, **given: str) -> Manifest:
+    return bases.run(recipe=recipe, profile="laptop", pretrain=False, seed=0, artifacts=str(artifacts),
+                     **{"uri": "", **given})  # fmt: skip
+
+
+def model(folder: Path, base: Manifest, recipe: str = FIRST, said: str = "") -> Manifest:
+    """A folder such as the step convert publishes, of a fresh twin.
+
+    Args:
+        said: the recipe in its metadata, if not the one that it is of.
+    """
+    chosen: Recipe = get(recipe, "laptop")
+    torch.manual_seed(1)
+    fresh = chosen.objective(Path(base.uri)).build()
+    state = {name: value.detach() for name, value in fresh.named_parameters() if value.requires_grad}
+    out = OutputFolder(str(folder), folder.with_name(folder.name + "-work"))
+    chosen.export(Path(base.uri), state, out.path)
+    made_by = {"inputs": {"base": {"uri": base.uri, "digest": base.digest}}}
+    return out.finish("model", {"recipe": said or recipe, "profile": "laptop"}, made_by)
+
+
+def run(tmp_path: Path, base: Manifest, place: str = "", recipe: str = LATER, name: str = NAME) -> Manifest:
+    return predecessor.run(
+        address=place, name=name, base=base, recipe=recipe, profile="laptop", artifacts=str(tmp_path / "artifacts")
+    )
+
+
+def require(place: str = "", recipe: str = LATER, name: str = NAME, profile: str = "laptop") -> None:
+    predecessor.require(address=place, name=name, recipe=recipe, profile=profile, made_by="crossflow_256_clip_dimr")
+
+
+def test_the_champion_is_taken_and_every_key_is_accounted_for(tmp_path: Path, base: Manifest) -> None:
+    made = model(tmp_path / "model", base)
+    register(NAME, made.uri, None, {}, {}, passed=True)
+    require()
+    found = run(tmp_path, base)
+    assert predecessor.address_of(found) == f"models:/{NAME}/1"
+    account = json.loads((Path(found.uri) / "start.json").read_text())
+    assert account["origin"] == f"models:/{NAME}/1"
+    own = get(LATER, "laptop").starting.shapes()
+    kinds = {name: {key.partition(" ")[0] for key in account[name]} for name in ("taken", "fresh", "misshapen")}
+    assert set.union(*kinds.values()) == own.keys()
+    assert sum(map(len, kinds.values())) == len(own)
+    assert found.metadata["account"]["taken"] == len(kinds["taken"])
+    assert 0.2 < account["share"] < 0.9
+    assert any(name.startswith("stages.2.") for name in kinds["fresh"]), "256 px has two stages"
+    assert all(name.startswith(("stages.0.blocks", "open_clip.visual.trunk.blocks")) for name in kinds["taken"]
+               if ".blocks." in name and not name.startswith("stages.1."))  # fmt: skip
+    assert not account["unused"]
+    assert run(tmp_path, base, made.uri).metadata["weights"] == found.metadata["weights"]
+
+
+def test_scratch_is_nothing_at_all(tmp_path: Path, base: Manifest) -> None:
+    require("scratch")
+    assert predecessor.address_of(run(tmp_path, base, "scratch")) == ""
+
+
+def test_a_missing_predecessor_is_told_ahead_with_the_command_that_makes_it(tmp_path: Path, base: Manifest) -> None:
+    with pytest.raises(ConfigError, match=f"{LATER} starts from models:/{NAME}@champion: .* no such model") as caught:
+        require()
+    assert "make run PIPELINE=crossflow_256_clip_dimr PROFILE=laptop" in caught.value.fix
+    assert 'SET="start=scratch"' in caught.value.fix
+    register(NAME, model(tmp_path / "poor", base).uri, None, {}, {}, passed=False)
+    with pytest.raises(ConfigError) as caught:
+        require()
+    assert f'SET="start=models:/{NAME}@challenger"' in caught.value.fix
+    require(f"models:/{NAME}@challenger")
+    with pytest.raises(ConfigError, match="is of the profile laptop, not paper"):
+        require(f"models:/{NAME}@challenger", profile="paper")
+    with pytest.raises(ConfigError, match="no such model") as caught:
+        require("models:/nobody@champion")
+    assert "make run" not in caught.value.fix
+    with pytest.raises(ConfigError, match="there is nothing"):
+        require(str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="no address of a model"):
+        require("models:/nobody")
+
+
+def test_a_model_of_another_recipe_or_stage_is_named(tmp_path: Path, base: Manifest) -> None:
+    other = model(tmp_path / "other", base, said="igligen_xl")
+    with pytest.raises(ConfigError, match="is a model of igligen_xl, this trains crossflow"):
+        run(tmp_path, base, other.uri)
+    wrong = model(tmp_path / "wrong", base, said="crossflow:256_clip_dit")
+    register(NAME, wrong.uri, None, {}, {}, passed=True)
+    for refuse in (lambda: run(tmp_path, base), require):
+        with pytest.raises(ConfigError, match="is a model of crossflow:256_clip_dit, not of crossflow") as caught:
+            refuse()
+        assert f"start=models:/{NAME}/1" in caught.value.fix
+    assert run(tmp_path, base, f"models:/{NAME}/1").metadata["account"]["share"] > 0, "named, it is what was meant"
+
+
+def test_nothing_in_common_and_what_is_no_model_are_refused_before_any_data(tmp_path: Path, base: Manifest) -> None:
+    made = model(tmp_path / "model", base)
+    for part in ("flow", "context_encoder"):
+        path = tmp_path / "strange" / part / "diffusion_pytorch_model.safetensors"
+        path.parent.mkdir(parents=True)
+        save_file({"other.weight": torch.zeros(2)}, path)
+    with pytest.raises(ConfigError, match="nothing in common with what is trained: of its 2 keys 0 have"):
+        run(tmp_path, base, str(tmp_path / "strange"))
+    with pytest.raises(DataError, match=r"holds no flow/\* and no context_encoder/\*"):
+        run(tmp_path, base, base.uri)
+    vae = Path(made.uri) / "vae" / "diffusion_pytorch_model.safetensors"
+    out = OutputFolder(str(tmp_path / "bent"), tmp_path / "bent-work")
+    shutil.copytree(made.uri, out.path, dirs_exist_ok=True)
+    (out.path / "manifest.json").unlink()
+    save_file({name: value + 1 for name, value in load_file(vae).items()}, out.path / "vae" / vae.name)
+    bent = out.finish("model", {"recipe": FIRST, "profile": "laptop"}, {})
+    with pytest.raises(ConfigError, match="was trained with another vae than the base has"):
+        run(tmp_path, base, bent.uri)
+
+
+def test_a_checkpoint_and_a_folder_from_elsewhere(tmp_path: Path, base: Manifest) -> None:
+    """A flat file of released names, tower and all, and a folder without a manifest."""
+    from atelier.convert.crossflow import folder_weights
+
+    made = model(tmp_path / "model", base, "crossflow:512_clip_dimr")
+    weights = {name: weight.tensor() for name, weight in folder_weights(Path(made.uri)).items()}
+    torch.save(weights, tmp_path / "released.pth")
+    shutil.copytree(made.uri, tmp_path / "folder", ignore=shutil.ignore_patterns("manifest.json"))
+    chosen = get(LATER, "laptop")
+    for place in (tmp_path / "released.pth", tmp_path / "folder"):
+        found = run(tmp_path, base, str(place))
+        assert found.metadata["account"] == {
+            "share": 1.0, "taken": len(weights), "fresh": 0, "misshapen": 0, "unused": 0,
+        }  # fmt: skip
+        start = starting_point(predecessor.address_of(found), base, chosen)
+        read = chosen.starting.read(Path(start.model.uri))
+        assert all(torch.equal(read[name].tensor(), weights[name]) for name in weights)
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ConfigError, match="is no CrossFlow that was released"):
+        run(tmp_path, base, str(tmp_path / "other.pth"))
+
+
+def test_a_base_of_t5(tmp_path: Path, base: Manifest) -> None:
+    """The twin's T5 beside the shipped autoencoder, and nothing else; a folder of the hub's form gives the same."""
+    from atelier.sampling.crossflow_text import encode, open_language_model
+
+    made = frozen("crossflow:512_t5_dit", tmp_path / "artifacts")
+    assert {entry.path.partition("/")[0] for entry in made.files} == {"vae", "text_encoder", "tokenizer"}
+    again = frozen("crossflow:256_t5_dimr", tmp_path / "elsewhere")
+    assert again.digest == made.digest, "the same numbers every time"
+    vae = "vae/diffusion_pytorch_model.safetensors"
+    assert made.file(vae).sha256 == base.file(vae).sha256, "so that a T5 model may start from CLIP's"
+    tokenizer, encoder = open_language_model(Path(made.uri))
+    states = encode(tokenizer, encoder, ["a three above a seven", "a seven above a three"], 16)
+    assert states.mask.sum(1).tolist() == [6, 6]
+    assert 0.5 < float(states.states[states.mask.bool()].std()) < 2
+    assert not torch.allclose(states.states[0, 1], states.states[1, 1], atol=0.1)
+
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    shutil.copy(Path(made.uri) / "text_encoder" / "config.json", hub)
+    torch.save(load_file(Path(made.uri) / "text_encoder" / "model.safetensors"), hub / "pytorch_model.bin")
+    (hub / "spiece.model").write_bytes(sentencepiece(Path(made.uri) / "tokenizer" / "tokenizer.json"))
+    (hub / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
+    (hub / "README.md").touch()
+    fetched = frozen("crossflow:512_t5_dit", tmp_path / "artifacts", text_uri=str(hub))
+    names = {entry.path for entry in fetched.files if not entry.path.startswith("vae/")}
+    assert names == {"text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/spiece.model",
+                     "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"}  # fmt: skip
+    same = encode(*open_language_model(Path(fetched.uri)), ["a three above a seven", "a seven above a three"], 16)
+    assert torch.equal(same.states, states.states)
+    (hub / "spiece.model").write_bytes(b"no model")
+    (hub / "config.json").write_text((hub / "config.json").read_text() + " ")  # another folder's state
+    with pytest.raises(DataError, match=r"spiece\.model"):
+        frozen("crossflow:512_t5_dit", tmp_path / "third", text_uri=str(hub))
+
+
+def sentencepiece(fast: Path) -> bytes:
+    """A SentencePiece model of the unigrams of a ``tokenizer.json``."""
+    from transformers.convert_slow_tokenizer import import_protobuf
+
+    model: Any = import_protobuf().ModelProto()
+    for number, (piece, score) in enumerate(json.loads(fast.read_text())["model"]["vocab"]):
+        model.pieces.add(piece=piece, score=score, type={0: 3, 1: 3, 2: 2}.get(number, 1))
+    model.trainer_spec.model_type = 1
+    model.trainer_spec.unk_id = 2
+    written: bytes = model.SerializeToString()
+    return written
+
+
+def test_another_language_model_is_refused_before_its_weights_are_fetched(tmp_path: Path, base: Manifest) -> None:
+    t5 = frozen("crossflow:512_t5_dit", tmp_path / "artifacts")
+    weights = Path(t5.uri) / "text_encoder" / "model.safetensors"
+    clip = tmp_path / "clip"
+    shutil.copytree(base.uri, clip)
+    (clip / "text_encoder" / "model.safetensors").unlink()  # whoever read it would fail by that
+    with pytest.raises(ConfigError, match=r"\(clip_text_model\) gives states of width 128, CrossFlow .* reads 96"):
+        frozen("crossflow:512_t5_dit", tmp_path / "artifacts", text_uri=str(clip))
+    assert weights.is_file()
+    with pytest.raises(ConfigError, match=r"\(t5\) gives states of width 96, CrossFlow .*clip, dimr reads 128"):
+        frozen(FIRST, tmp_path / "artifacts", uri=t5.uri)
+    with pytest.raises(ConfigError, match="reads its base's own language model"):
+        frozen(FIRST, tmp_path / "artifacts", text_uri=str(clip))
+    shards = Manifest("shards", str(tmp_path), (), {"fields": {"text": ["<f2", [None, 96]]}})
+    of: dict[str, Any] = {"recipe": "crossflow:512_t5_dit", "profile": "laptop", "artifacts": str(tmp_path / "out")}
+    with pytest.raises(ConfigError, match="gives states of width 128"):
+        preprocess.run(raw=shards, base=base, samples_per_shard=0, batch_size=0, max_quarantined=0, **of)
+    with pytest.raises(ConfigError, match="gives states of width 128"):
+        train.run(shards=shards, base=base, **of)
+    for name, shape, wanted in (("text", [None, 128], r"\[96\]"), ("moments", [8, 8, 8], r"\[8, 16, 16\]")):
+        other = Manifest("shards", str(tmp_path), (), {"fields": {name: ["<f2", shape]}})
+        with pytest.raises(ConfigError, match=f"the shards' {name} is .*, this model reads {wanted}"):
+            train.run(shards=other, base=t5, **of)
