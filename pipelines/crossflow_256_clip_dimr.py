@@ -33,6 +33,9 @@ def pipeline(
     images: int = 8000,
     pictures: str = "",
     captions: str = "",
+    form: str = "",
+    filters: str = "",
+    resolutions: str = "",
     base_model: str = "",
     samples_per_shard: int = 0,
     encode_batch_size: int = 0,
@@ -55,8 +58,12 @@ def pipeline(
         profile: laptop (the tiny twin on CPU) or paper (the published size).
         seed: Seeds drawing, training and sampling.
         images: How many training canvases of handwritten digits are drawn; unused when pictures is given.
-        pictures: URI of images, e.g. s3://bucket/journeydb/imgs/*.jpg. Empty draws digits.
-        captions: URI of the list of prompts, a .jsonl with img_path and prompt a line.
+        pictures: URI of images (s3://bucket/imgs/*.jpg), of JourneyDB's tars (imgs/{000..199}.tgz), or of img2dataset's
+            ({00000..41455}.tar, without captions). Empty draws digits.
+        captions: URI of the list of prompts, a .jsonl (or .jsonl.tgz) with img_path and prompt a line.
+        form: How digits are drawn, captioned or img2dataset; empty is captioned. What pictures are is seen by what is given.
+        filters: Thresholds in the place of the recipe's own, a JSON object, e.g. {"min_side": 512}.
+        resolutions: Sides of the squares to encode, e.g. 256,512; empty is the recipe's own.
         base_model: URI of the frozen base, a diffusers folder (hf://, s3://, file://). Empty is the recipe's own.
         samples_per_shard: Samples in a shard; 0 is the recipe's own.
         encode_batch_size: Images encoded at once; 0 is the recipe's own.
@@ -74,7 +81,7 @@ def pipeline(
     """
     of = {"artifacts": artifacts, "recipe": RECIPE, "profile": profile}
 
-    origin = source(pictures=pictures, captions=captions, images=images, seed=seed, **of)
+    origin = source(pictures=pictures, captions=captions, form=form, images=images, seed=seed, **of)
     raw = download(source=origin.outputs["source"], artifacts=artifacts).outputs["raw"]
     frozen = base(pretrain=False, uri=base_model, seed=seed, **of).outputs["base"]
     shards = preprocess(
@@ -83,6 +90,8 @@ def pipeline(
         samples_per_shard=samples_per_shard,
         batch_size=encode_batch_size,
         max_quarantined=max_quarantined,
+        filters=filters,
+        resolutions=resolutions,
         **of,
     ).outputs["shards"]
     training = train(

@@ -4,7 +4,7 @@ import errno
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +87,7 @@ class ShardDataset:
         cache: where shards of a remote manifest are kept, in its folder ``shards``; default as ``InputFolder``.
         cache_bytes: the most that fetched shards may take there, see ``ShardCache``.
         check_finite: refuse NaN and infinity.
+        only: the fields that are read, of those that the manifest lists; None for all. The others' bytes are passed over.
 
     Raises:
         DataError: the manifest is of another kind or holds no samples.
@@ -98,6 +99,7 @@ class ShardDataset:
         cache: Path | None = None,
         cache_bytes: int | None = None,
         check_finite: bool = True,
+        only: Collection[str] | None = None,
     ) -> None:
         shards = manifest.metadata.get("shards")
         if not isinstance(shards, list) or not sum(shard["samples"] for shard in shards):
@@ -120,7 +122,11 @@ class ShardDataset:
         self._verified: dict[int, tuple[tuple[int, int, int], np.ndarray]] = {}
         self._buffers = Buffers()
         fields = manifest.metadata.get("fields")
-        self._decoder = SampleDecoder(fields, check_finite)
+        skipped = set(fields or ()) - set(only) if only is not None else set()
+        if skipped:
+            fields = {name: said for name, said in fields.items() if name not in skipped}
+        self._in_parts = bool(skipped)
+        self._decoder = SampleDecoder(fields, check_finite, [f"{name}.npy" for name in skipped])
         self._batches = BatchReader(fields, self._decoder)
 
     def __len__(self) -> int:
@@ -286,7 +292,7 @@ class ShardDataset:
         except (NotFound, DataError) as error:
             return _BrokenShard("missing index" if isinstance(error, NotFound) else "damaged index", error.what)
         try:
-            index = ShardIndex(data, int(self.shard_sizes[number]), entry.bytes)
+            index = ShardIndex(data, int(self.shard_sizes[number]), entry.bytes, self._in_parts)
         except ValueError as error:
             return _BrokenShard("damaged index", str(error))
         try:

@@ -1,6 +1,7 @@
 """What a lane does with raw examples: prepare each one in a thread, finish a batch of them on the accelerator."""
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,12 +21,14 @@ class Sample:
             first, is quarantined.
         record: everything that is not an array; JSON values.
         boxes: how many were kept, clipped and dropped.
+        counts: what else is counted of the samples, by name.
     """
 
     key: str
     arrays: dict[str, np.ndarray]
     record: dict[str, Any]
     boxes: dict[str, int]
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 class Work(Protocol):
@@ -52,7 +55,7 @@ class Work(Protocol):
         ...
 
     def prepare(self, example: RawExample) -> Any:
-        """Decodes an example; called from several threads.
+        """Decodes an example, or says with ``Filtered`` that it is not wanted; called from several threads.
 
         Raises:
             ValueError: the example is of no use; says why.

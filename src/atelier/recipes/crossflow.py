@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from atelier.data.filters import Filters
 from atelier.training.config import TrainConfig
 from atelier.training.footprint import Footprint
 
@@ -56,6 +57,8 @@ class Config(BaseModel):
 
     train: TrainConfig
     encode_batch: int = Field(8, gt=0)
+    crop: Literal["adm", "bilinear"] = Field("adm", description="of the training pictures, see data.squares.CROPS")
+    filters: Filters = Field(Filters(), description="what is dropped before it is decoded")
     samples_per_shard: int = Field(1024, gt=0)
     max_quarantined: float = Field(0.02, ge=0, le=1)
 
@@ -193,12 +196,22 @@ class Recipe:
     config: Config
     name: str = "crossflow"
     twin: str = "sd_twin"
-    raw_forms: tuple[str, ...] = ("captioned",)
+    raw_forms: tuple[str, ...] = ("captioned", "img2dataset")
+    several_resolutions: bool = True
 
     @property
-    def box_rules(self) -> dict[str, float | int]:
-        """No boxes are trained on."""
-        return {}
+    def sample_settings(self) -> dict[str, Any]:
+        """How a picture is cut and what is dropped, see ``data.settings``; no boxes are trained on."""
+        t5 = self.config.language_model == "t5"
+        return {"crop": self.config.crop, "filters": replace(self.config.filters, for_t5=t5)}
+
+    def features(self, base: Path) -> dict[str, Any]:
+        """What a manifest of features says of the models that made them: ``language_model`` ("clip" or "t5") and
+        ``text_width``; features of one cannot be read by a model of another."""
+        from atelier.sampling.crossflow_text import described
+
+        kind, width = described(base)
+        return {"language_model": kind, "text_width": width}
 
     @property
     def footprint(self) -> Footprint:

@@ -6,6 +6,7 @@ term keeps the text's posterior near the normal distribution, and a contrastive 
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from atelier.data import bfloat16
 from atelier.data.batch_reader import column
 from atelier.errors import ConfigError
 from atelier.models.crossflow.configs import CrossFlowConfig
@@ -184,12 +186,12 @@ class Objective:
         """Shard samples to a batch, float32: moments [B, 2C, h, w], text [B, T, d], mask [B, T], and images
         [B, 3, H, W] in [-1, 1] where the image tower reads pixels.
 
-        A text is stored without its padding (``parity``: with it); ``tokens`` says how many of its rows are tokens.
+        Moments are those of the model's resolution. A text is stored without its padding (``parity``: with it); ``tokens`` says how many of its rows are tokens.
         """
         width, tokens = self.networks.text["width"], self.networks.text.get("tokens", 77)
         text, mask = torch.zeros(len(samples), tokens, width), torch.zeros(len(samples), tokens)
         for row, sample in enumerate(samples):
-            states = torch.from_numpy(sample["text"])
+            states = bfloat16.tensor(sample["text"])
             if states.shape[-1] != width:
                 raise ConfigError(
                     f"sample {sample.get('key', row)} has a text of width {states.shape[-1]}, the model reads {width}",
@@ -197,7 +199,7 @@ class Objective:
                 )
             text[row, : len(states)] = states[:tokens]
             mask[row, : int(sample["tokens"].item())] = 1
-        moments = torch.from_numpy(column(samples, "moments")).float()
+        moments = bfloat16.tensor(column(samples, self._moments(samples[0]))).float()
         channels, *sides = self.networks.latent_shape
         if list(moments.shape[1:]) != [2 * channels, *sides]:
             raise ConfigError(
@@ -209,6 +211,27 @@ class Objective:
             pixels = torch.from_numpy(column(samples, "image"))
             batch["images"] = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
         return batch
+
+    def fields(self, known: Collection[str]) -> set[str]:
+        """Those of the shards' fields that a training reads: one resolution's moments of several.
+
+        Raises:
+            ConfigError: there are none of the model's resolution.
+        """
+        pixels = {"image"} if self.config.image_tower == "pixels" else set()
+        return {self._moments(known), "text", "tokens", *pixels}
+
+    def _moments(self, known: Collection[str]) -> str:
+        """The field of the model's resolution; shards of one resolution may call it ``moments`` alone."""
+        own = f"moments_{self.config.resolution}"
+        found = next((name for name in (own, "moments") if name in known), None)
+        if found is None:
+            there = sorted(name.removeprefix("moments_") for name in known if name.startswith("moments_"))
+            raise ConfigError(
+                f"the features are of {' and '.join(there) or 'no'} px, the model reads {self.config.resolution}",
+                "preprocess with this resolution among resolutions",
+            )
+        return found
 
     def loss(self, model: CrossFlow, batch: dict[str, Any], draws: Draws, progress: float) -> dict[str, Tensor]:
         """The sum of flow, contrastive and KL terms, and each of them."""

@@ -35,22 +35,36 @@ def open_language_model(folder: Path) -> tuple[Any, Any]:
     """
     from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
-    path = folder / "text_encoder" / "config.json"
-    try:
-        kind = json.loads(path.read_text())["model_type"]
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} cannot be read ({error})", "give a diffusers folder with a text encoder") from error
-    model: Any = T5EncoderModel if kind == "t5" else CLIPTextModel
+    model: Any = T5EncoderModel if described(folder)[0] == "t5" else CLIPTextModel
     encoder = model.from_pretrained(folder / "text_encoder").eval().requires_grad_(False)
     return AutoTokenizer.from_pretrained(folder / "tokenizer"), encoder
 
 
+def described(folder: Path) -> tuple[str, int]:
+    """Which language model a diffusers folder has, ``"clip"`` or ``"t5"``, and the width of its states.
+
+    Raises:
+        DataError: it has none.
+    """
+    path = folder / "text_encoder" / "config.json"
+    try:
+        config = json.loads(path.read_text())
+        return "t5" if config["model_type"] == "t5" else "clip", int(config.get("d_model") or config["hidden_size"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} cannot be read ({error})", "give a diffusers folder with a text encoder") from error
+
+
 @torch.no_grad()
-def encode(tokenizer: Any, encoder: Any, prompts: Sequence[str], tokens: int = MAX_TOKENS) -> Prompts:
+def encode(
+    tokenizer: Any, encoder: Any, prompts: Sequence[str], tokens: int = MAX_TOKENS, warn: bool = True
+) -> Prompts:
     """Encodes prompts, padded and cut to ``tokens``.
 
     CLIP sees its own padding (it was trained so), T5 does not; T5's captions are cleaned first. A prompt longer than
     that is cut, and the log says so; an empty one is a begin and an end.
+
+    Args:
+        warn: say it; of a data set's captions it is counted instead.
 
     Raises:
         ConfigError: a prompt is no text.
@@ -64,7 +78,7 @@ def encode(tokenizer: Any, encoder: Any, prompts: Sequence[str], tokens: int = M
     whole = tokenizer(texts, padding=False, truncation=False).input_ids
     cut = tuple(max(0, len(ids) - tokens) for ids in whole)
     for prompt, lost in zip(prompts, cut, strict=True):
-        if lost:
+        if lost and warn:
             _log.warning("the last %d tokens of this prompt are not seen: %.60s …", lost, prompt)
     ids, mask = given.input_ids.to(encoder.device), given.attention_mask.to(encoder.device)
     states = encoder(ids, attention_mask=mask if t5 else None).last_hidden_state.float()

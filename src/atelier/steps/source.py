@@ -30,7 +30,8 @@ def run(
 
     The form is the one named, else the one of those that the recipe reads that knows what was given: ``tars``,
     ``captions`` and ``boxes`` (SA-1B), ``latents`` and ``boxes`` (SA-1B encoded already), ``pictures``, ``captions``
-    and ``boxes`` (COCO), or without boxes (``coco-images``).
+    and ``boxes`` (COCO), or without boxes (``coco-images``), ``pictures`` and ``captions`` (a list of prompts), or
+    ``pictures`` alone (img2dataset's tars).
 
     Raises:
         ConfigError: see ``check``.
@@ -102,16 +103,21 @@ def check(
     if not given:
         digits.check(images=images, seed=seed)
         return forms[0].name, {}
-    chosen = next((each for each in forms if given <= each.folders.keys()), None)
+    # A form that lacks nothing goes before one that would want more.
+    knowing = [each for each in forms if given <= each.folders.keys()]
+    chosen = next((each for each in knowing if not _missing(each, given)), knowing[0] if knowing else None)
     if chosen is None:
         raise ConfigError(
             f"{' and '.join(sorted(given))} given, but {'this pipeline' if form else f'recipe {recipe}'} reads "
             f"{' or '.join(each.name for each in forms)} data",
             " or ".join(f"give {', '.join(each.folders)}" for each in forms),
         )
-    missing = [name for name in chosen.folders if name not in given and name not in chosen.optional]
-    if missing:
+    if missing := _missing(chosen, given):
         raise ConfigError(
             f"no URI for {' and '.join(missing)}", f"give {', '.join(chosen.folders)} together, or none of them"
         )
     return chosen.name, {name: addresses[name] for name in chosen.folders if name in given}
+
+
+def _missing(form: raw_form.RawForm, given: set[str]) -> list[str]:
+    return [name for name in form.folders if name not in given and name not in form.optional]
