@@ -61,7 +61,7 @@ def pipeline(
         pictures: URI of images (s3://bucket/imgs/*.jpg), of JourneyDB's tars (imgs/{000..199}.tgz), or of img2dataset's
             ({00000..41455}.tar, without captions). Empty draws digits.
         captions: URI of the list of prompts, a .jsonl (or .jsonl.tgz) with img_path and prompt a line.
-        form: How digits are drawn, captioned or img2dataset; empty is captioned. What pictures are is seen by what is given.
+        form: How digits are drawn: captioned (also when empty) or img2dataset.
         filters: Thresholds in the place of the recipe's own, a JSON object, e.g. {"min_side": 512}.
         resolutions: Sides of the squares to encode, e.g. 256,512; empty is the recipe's own.
         base_model: URI of the frozen base, a diffusers folder (hf://, s3://, file://). Empty is the recipe's own.

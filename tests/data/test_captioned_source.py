@@ -9,8 +9,8 @@ import pytest
 from atelier.data import digits
 from atelier.data.captioned_source import CaptionedSource
 from atelier.data.digit_pairs import boxes, caption
-from atelier.data.filters import Filters, reason
 from atelier.data.digits_captioned import LIST, write_captioned
+from atelier.data.filters import Filters, reason
 from atelier.data.quarantine import Quarantined
 from atelier.data.raw_example import RawExample
 from atelier.data.raw_form import form

@@ -33,7 +33,9 @@ def facts(number: int, **changed: Any) -> dict[str, Any]:
     return {name: value for name, value in {**found, **changed}.items() if value is not ...}
 
 
-def sample(number: int, size: tuple[int, int] = (32, 32), caption: str | None = None, **changed: Any) -> dict[str, bytes]:
+def sample(
+    number: int, size: tuple[int, int] = (32, 32), caption: str | None = None, **changed: Any
+) -> dict[str, bytes]:
     """A sample's members in the order of img2dataset's writer."""
     key = f"{number:09d}"
     record = facts(number, width=size[0], height=size[1], **changed)

@@ -217,7 +217,7 @@ class BatchReader:
 
 
 class _Plan(NamedTuple):
-    """A sample's members in their order: name, column where it has one, whether it is read; and whether some are not."""
+    """A sample's members in order: name, column where it has one, whether it is read; and whether some are not."""
 
     members: list[tuple[str, _Column | None, bool]]
     in_parts: bool

@@ -1,9 +1,9 @@
 """bfloat16 in shards: stored as ``<u2``, named in the manifest, handed to torch without a copy.
 
-numpy has no such type, and an ``.npy`` no name for it. A file therefore holds the bits as unsigned 16-bit integers, which
-every reader of ``.npy`` opens; what they mean is the manifest's ``fields``, where the dtype is ``"bfloat16"``. In memory
-such an array has ``DTYPE``, a record of one field: its bits cannot be taken for whole numbers by mistake, and
-``torch.from_numpy`` refuses it where ``tensor`` was forgotten.
+numpy has no such type, and an ``.npy`` no name for it. A file therefore holds the bits as unsigned 16-bit integers,
+which every reader of ``.npy`` opens; what they mean is said in the manifest's ``fields``, where the dtype is
+``"bfloat16"``. In memory such an array has ``DTYPE``, a record of one field: its bits cannot be taken for whole numbers
+by mistake, and ``torch.from_numpy`` refuses it where ``tensor`` was forgotten.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -19,7 +19,7 @@ from atelier.storage.manifest import Manifest
 
 
 class CaptionedParts:
-    """``RawSource`` of tars of images and one or more lists of prompts, joined by the image's file name; a unit is a tar.
+    """``RawSource`` of tars of images and lists of prompts, joined by the image's file name; a unit is a tar.
 
     Args:
         manifest: of kind ``captioned-raw``.

@@ -33,9 +33,7 @@ class Prompts:
         self._folder, self._scratch = folder, cache or default_cache()
         self._names = sorted(name for name in folder.names() if is_list(name))
         if not self._names:
-            raise DataError(
-                f"{folder.manifest.uri}: no .jsonl of prompts", "give one with img_path and prompt a line"
-            )
+            raise DataError(f"{folder.manifest.uri}: no .jsonl of prompts", "give one with img_path and prompt a line")
 
     @functools.cached_property
     def read(self) -> PromptList:

@@ -85,7 +85,9 @@ class Encoding:
             DataError: the encoder returns another number of samples.
         """
         examples = [example for example, _ in prepared]
-        encoded = self._encoded({res: np.stack([arrays[res] for _, arrays in prepared]) for res in prepared[0][1]}, examples)
+        encoded = self._encoded(
+            {res: np.stack([arrays[res] for _, arrays in prepared]) for res in prepared[0][1]}, examples
+        )
         if len(encoded) != len(examples):
             raise DataError(
                 f"the encoder returned {len(encoded)} samples for {len(examples)} images",

@@ -95,7 +95,7 @@ def reason(example: RawExample, filters: Filters, side: int) -> str:
     if not filters.empty_captions:
         if not example.caption.strip():
             return "empty caption"
-        if filters.for_t5 and not clean_caption(example.caption):
+        if filters.for_t5 and not any(sign.isalnum() for sign in clean_caption(example.caption)):
             return f"nothing left of the caption: {example.caption}"
     return ""
 

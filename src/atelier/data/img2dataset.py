@@ -1,9 +1,9 @@
 """Reads the WebDataset tars that img2dataset writes (LAION-400M, LAION-2B, COYO, CC12M …) as a stream.
 
-A sample is ``<key>.jpg`` (or ``.png``, ``.webp``), ``<key>.txt`` with the caption and ``<key>.json``: caption, url, key,
-status, error_message, width, height, original_width, original_height, exif, sha256, and the metadata columns that were
-kept, for LAION-400M ``NSFW``, ``similarity`` and ``LICENSE``. A sample's members follow each other, as WebDataset's
-writer leaves them. Source: img2dataset's ``writer.py`` and ``dataset_examples/laion400m.md``.
+A sample is ``<key>.jpg`` (or ``.png``, ``.webp``), ``<key>.txt`` with the caption and ``<key>.json``: caption, url,
+key, status, error_message, width, height, original_width, original_height, exif, sha256, and the metadata columns that
+were kept, for LAION-400M ``NSFW``, ``similarity`` and ``LICENSE``. A sample's members follow each other, as
+WebDataset's writer leaves them. Source: img2dataset's ``writer.py`` and ``dataset_examples/laion400m.md``.
 """
 
 import json
@@ -27,8 +27,8 @@ _TEXTS = ("txt", "json")
 
 
 def read_tar(tar: Path) -> Iterator[RawExample | Quarantined | Filtered]:
-    """The examples of one tar in its order, one item at the least; what cannot be used comes as ``Quarantined``, files of
-    another kind as ``Filtered``.
+    """The examples of one tar in its order, one item at the least; what cannot be used comes as ``Quarantined``, files
+    of another kind as ``Filtered``.
 
     Of a damaged tar the samples before the damage are used, but for the last one, which may lack members; the tar is
     quarantined under its own name.

@@ -152,9 +152,7 @@ class Lane:
         prepared = [item.result() for item in batch.items]
         good = [item for item in prepared if not isinstance(item, Quarantined | Filtered)]
         rest = iter(self._work.finish(good) if good else ())
-        return _Finished(
-            batch, [item if isinstance(item, Quarantined | Filtered) else next(rest) for item in prepared]
-        )
+        return _Finished(batch, [item if isinstance(item, Quarantined | Filtered) else next(rest) for item in prepared])
 
 
 def shard_name(unit: str, number: int) -> str:

@@ -42,8 +42,8 @@ def preprocess(
         (counts), counts (of the encoder, where it has any), shards (name, samples).
 
     Raises:
-        DataError: more samples are bad than ``quarantine`` allows, or the filters left none. AtelierError: a worker died
-            or failed.
+        DataError: more samples are bad than ``quarantine`` allows, or the filters left none. AtelierError: a worker
+            died or failed.
     """
     units, digest = encode(source, source.units, encoder, out, settings, quarantine, total, workers)
     return described([shard for unit in units for shard in unit.shards], digest, settings, quarantine)
@@ -56,12 +56,12 @@ def described(shards: list[ShardSummary], digest: str, settings: Settings, quara
         DataError: more samples are bad than is allowed of those that were not filtered out, or none is left.
     """
     covered, filtered = sum(shard.covers for shard in shards), sum(shard.filtered_total for shard in shards)
-    quarantine.check(covered - filtered)
-    several = {"resolutions": list(settings.resolutions)} if settings.also else {}
     found = summary.metadata(shards, quarantine.counts())
-    if filtered and not found["samples"]:
+    if not found["samples"] and filtered > len(quarantine.entries):
         reasons = ", ".join(f"{count} × {reason}" for reason, count in found["filtered"].items())
         raise DataError(f"the filters left none of {covered} samples: {reasons}", "loosen them, see data.filters")
+    quarantine.check(covered - filtered)
+    several = {"resolutions": list(settings.resolutions)} if settings.also else {}
     return found | {"encoder": digest, "resolution": settings.res} | several
 
 

@@ -29,8 +29,8 @@ MAX_LINE = 4 * 2**20
 class PromptList:
     """The prompts of one or more lists, and the lines that are of no use.
 
-    The texts lie in a file without a name, and 20 bytes a picture in memory: JourneyDB's four million prompts would take
-    two gigabytes as a dict, in each worker.
+    The texts lie in a file without a name, and 20 bytes a picture in memory: JourneyDB's four million prompts would
+    take two gigabytes as a dict, in each worker.
 
     Args:
         folder: of the lists.
@@ -125,4 +125,3 @@ def _entry(line: bytes | None) -> tuple[str, str]:
     if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in ("img_path", "prompt")):
         raise ValueError("the line has no img_path and prompt")
     return PurePosixPath(found["img_path"]).name, checked_text(found["prompt"], "prompt")
-

@@ -145,7 +145,9 @@ def _captioned_kind(name: str) -> str | None:
 def _captioned_check(places: Iterable[str]) -> None:
     kinds = [_captioned_kind(place) for place in places]
     if "pictures" not in kinds:
-        raise ConfigError("the source has no images", "give pictures, e.g. s3://bucket/imgs/*.jpg or imgs/{000..199}.tgz")
+        raise ConfigError(
+            "the source has no images", "give pictures, e.g. s3://bucket/imgs/*.jpg or imgs/{000..199}.tgz"
+        )
     if "captions" not in kinds:
         raise ConfigError("the source has no list of prompts", "give a .jsonl with img_path and prompt a line")
 
@@ -165,8 +167,7 @@ def _img2dataset_check(places: Iterable[str]) -> None:
     if not any(_img2dataset_kind(place) for place in places):
         raise ConfigError(
             "the source has no tars",
-            "give those that img2dataset wrote as pictures, e.g. s3://bucket/laion/{00000..41455}.tar; for image files give "
-            "captions too",
+            "give those that img2dataset wrote as pictures, e.g. s3://bucket/*.tar; images want captions beside them",
         )
 
 

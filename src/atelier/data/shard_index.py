@@ -28,7 +28,18 @@ class ShardIndex:
         ValueError: it is no index, or has another number of samples; the text says what is wrong.
     """
 
-    __slots__ = ("_key_ends", "_keys", "begins", "crcs", "lengths", "member_crcs", "members", "missing", "places", "unfit")
+    __slots__ = (
+        "_key_ends",
+        "_keys",
+        "begins",
+        "crcs",
+        "lengths",
+        "member_crcs",
+        "members",
+        "missing",
+        "places",
+        "unfit",
+    )
 
     def __init__(self, data: bytes, samples: int, shard_bytes: int, in_parts: bool = False) -> None:
         try:

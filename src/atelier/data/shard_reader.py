@@ -87,7 +87,8 @@ class ShardDataset:
         cache: where shards of a remote manifest are kept, in its folder ``shards``; default as ``InputFolder``.
         cache_bytes: the most that fetched shards may take there, see ``ShardCache``.
         check_finite: refuse NaN and infinity.
-        only: the fields that are read, of those that the manifest lists; None for all. The others' bytes are passed over.
+        only: the fields that are read, of those that the manifest lists; None for all. The others' bytes are passed
+            over.
 
     Raises:
         DataError: the manifest is of another kind or holds no samples.

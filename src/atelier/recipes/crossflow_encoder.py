@@ -42,8 +42,8 @@ class Encoder:
     @torch.no_grad()
     def encode_squares(self, squares: dict[int, np.ndarray], examples: list[RawExample]) -> list[Encoded]:
         """Squares uint8 [B, res, res, 3] by resolution → B samples of ``moments_<res>`` bfloat16 [2C, h, w] each,
-        ``text`` bfloat16 [n, d], and ``tokens`` int32 (n); with ``image`` uint8 [res, res, 3] where the contrastive loss
-        sees pixels. Captions that are cut are counted: ``captions_cut``, and ``tokens_cut`` of them all."""
+        ``text`` bfloat16 [n, d], and ``tokens`` int32 (n); with ``image`` uint8 [res, res, 3] where the contrastive
+        loss sees pixels. Captions that are cut are counted: ``captions_cut``, and ``tokens_cut`` of them all."""
         moments = {f"moments_{res}": bfloat16.array(self.latents.moments(images)) for res, images in squares.items()}
         captions = [example.caption for example in examples]
         prompts = encode(self.tokenizer, self.language_model, captions, self.tokens, warn=False)

@@ -186,7 +186,8 @@ class Objective:
         """Shard samples to a batch, float32: moments [B, 2C, h, w], text [B, T, d], mask [B, T], and images
         [B, 3, H, W] in [-1, 1] where the image tower reads pixels.
 
-        Moments are those of the model's resolution. A text is stored without its padding (``parity``: with it); ``tokens`` says how many of its rows are tokens.
+        Moments are those of the model's resolution. A text is stored without its padding (``parity``: with it);
+        ``tokens`` says how many of its rows are tokens.
         """
         width, tokens = self.networks.text["width"], self.networks.text.get("tokens", 77)
         text, mask = torch.zeros(len(samples), tokens, width), torch.zeros(len(samples), tokens)

@@ -37,7 +37,8 @@ def run(
         samples_per_shard, batch_size, max_quarantined: 0 takes the recipe's own.
         workers: processes that encode; 0 is one for each GPU. No part of the cache key: it changes no byte.
         filters: fields of ``data.filters.Filters``, a JSON object, in the place of the recipe's own.
-        resolutions: sides of the squares that are encoded, e.g. "256,512"; the recipe's own among them. "" is that alone.
+        resolutions: sides of the squares that are encoded, e.g. "256,512", the recipe's own among them; "" is that
+            alone.
 
     Raises:
         ConfigError: see ``check``. DataError: too many unusable samples. AtelierError: a worker died.
@@ -161,7 +162,8 @@ def _further(chosen: Any, recipe: str, resolutions: str) -> list[int]:
         sides = set()
     if own not in sides or any(side < 8 or side % 8 for side in sides):
         raise ConfigError(
-            f"resolutions={resolutions!r}", f"give multiples of 8 with commas between them, the recipe's {own} among them"
+            f"resolutions={resolutions!r}",
+            f"give multiples of 8 with commas between them, the recipe's {own} among them",
         )
     return sorted(sides - {own})
 
