@@ -1,5 +1,6 @@
 """Source: the URIs of published data, or canvases of real handwritten digits where none are given."""
 
+from pathlib import PurePosixPath
 from typing import Any
 
 from atelier.data import raw_form
@@ -103,9 +104,10 @@ def check(
     if not given:
         digits.check(images=images, seed=seed)
         return forms[0].name, {}
-    # A form that lacks nothing goes before one that would want more.
+    # A form that lacks nothing, and holds such files, goes before one that would want more.
     knowing = [each for each in forms if given <= each.folders.keys()]
-    chosen = next((each for each in knowing if not _missing(each, given)), knowing[0] if knowing else None)
+    whole = [each for each in knowing if not _missing(each, given) and all(_holds(each, addresses[n]) for n in given)]
+    chosen = next(iter(whole or knowing), None)
     if chosen is None:
         raise ConfigError(
             f"{' and '.join(sorted(given))} given, but {'this pipeline' if form else f'recipe {recipe}'} reads "
@@ -117,6 +119,13 @@ def check(
             f"no URI for {' and '.join(missing)}", f"give {', '.join(chosen.folders)} together, or none of them"
         )
     return chosen.name, {name: addresses[name] for name in chosen.folders if name in given}
+
+
+def _holds(form: raw_form.RawForm, uri: str) -> bool:
+    """Whether files of a URI's ending may be of the form; a folder, a list or ``*`` may hold anything."""
+    name = uri.split("#", 1)[0].rsplit("/", 1)[-1]
+    ending = PurePosixPath(name).suffix
+    return uri.startswith("@") or not ending[1:].isalnum() or form.kind_of(name) is not None
 
 
 def _missing(form: raw_form.RawForm, given: set[str]) -> list[str]:
