@@ -8,7 +8,6 @@ import numpy as np
 
 from atelier.data.encoder import Encoded, Encoder, EncoderSpec, TakesLatents, TakesSquares
 from atelier.data.filters import reason
-from atelier.data.quarantine import Filtered
 from atelier.data.raw_example import RawExample
 from atelier.data.raw_source import RawSource, open_source
 from atelier.data.sa1b_latents import flaw
@@ -59,13 +58,15 @@ class Encoding:
     def batch(self) -> int:
         return self.settings.batch
 
-    def prepare(self, example: RawExample) -> Prepared | Filtered:
+    def unwanted(self, example: RawExample) -> str:
+        """What the filters say."""
+        filters = self.settings.filters
+        return "" if filters is None else reason(example, filters, self.settings.resolutions[-1])
+
+    def prepare(self, example: RawExample) -> Prepared:
         """The example with its chosen boxes, and its pixels, uint8 [res, res, 3], or its latent."""
-        filters, resolutions = self.settings.filters, self.settings.resolutions
-        if filters is not None and (why := reason(example, filters, resolutions[-1])):
-            return Filtered(example.key, why)
         if example.latent is None:
-            arrays = decode_squares(example.image, resolutions, self.settings.crop)
+            arrays = decode_squares(example.image, self.settings.resolutions, self.settings.crop)
         else:
             if problem := flaw(example.latent, self._takes_latents.latent_shape(self.settings.res)):
                 raise ValueError(problem)

@@ -45,7 +45,7 @@ class _Batch:
     """Consecutive examples of one shard."""
 
     shard: str
-    items: list[Future[Any]]  # what ``Work.prepare`` returns, Filtered or Quarantined
+    items: list[Future[Any]]  # what ``Work.prepare`` returns, or Filtered, or Quarantined
     ends_shard: bool
     ends_unit: bool
 
@@ -129,15 +129,25 @@ class Lane:
                 for _ in itertools.islice(stream, summary.covers):
                     pass
             else:
-                for begin in range(0, size, length):
-                    chunk = itertools.islice(stream, min(length, size - begin))
-                    items = [pool.submit(self._prepared, item) for item in chunk]
-                    ends_unit = stream.ended
-                    ends_shard = ends_unit or begin + length >= size
-                    yield _Batch(shard, items, ends_shard, ends_unit)
-                    if ends_shard:
-                        break
+                covered, ends_shard = 0, False
+                while not ends_shard:
+                    items = [pool.submit(self._prepared, item) for item in self._chunk(stream, length, size - covered)]
+                    covered += len(items)
+                    ends_shard = stream.ended or covered >= size
+                    yield _Batch(shard, items, ends_shard, stream.ended)
             if stream.ended:
+                return
+
+    def _chunk(self, stream: "_Lookahead", length: int, most: int) -> Examples:
+        """The next ``most`` items or fewer, of which ``length`` are not filtered out: batches are full, whatever the
+        filters drop."""
+        left = length
+        for item in itertools.islice(stream, most):
+            if isinstance(item, RawExample) and (reason := self._work.unwanted(item)):
+                item = Filtered(item.key, reason)
+            yield item
+            left -= not isinstance(item, Filtered)
+            if not left:
                 return
 
     def _prepared(self, item: RawExample | Quarantined | Filtered) -> Any:

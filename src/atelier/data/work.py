@@ -54,8 +54,12 @@ class Work(Protocol):
         """Examples finished at once."""
         ...
 
+    def unwanted(self, example: RawExample) -> str:
+        """Why an example is dropped before it is decoded, or ""; must be quick: one thread asks for all of them."""
+        ...
+
     def prepare(self, example: RawExample) -> Any:
-        """Decodes an example, or says with ``Filtered`` that it is not wanted; called from several threads.
+        """Decodes an example; called from several threads.
 
         Raises:
             ValueError: the example is of no use; says why.
