@@ -65,7 +65,7 @@ def test_from_drawn_tars_to_a_batch(tmp_path: Path, base: Manifest, capsys: pyte
     assert made.metadata["fields"] == {
         "moments_32": ["bfloat16", [8, 8, 8]],
         "moments_64": ["bfloat16", [8, 16, 16]],
-        "text": ["bfloat16", [None, 128]],
+        "text": ["bfloat16", [11, 128]],  # all captions here are of one length
         "tokens": ["<i4", []],
     }
     assert "filtered: 1 × nsfw, 1 × similarity" in capsys.readouterr().out
