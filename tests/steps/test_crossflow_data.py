@@ -82,7 +82,9 @@ def test_from_drawn_tars_to_a_batch(tmp_path: Path, base: Manifest, capsys: pyte
         objective.fields({"moments_64", "text", "tokens"})
 
 
-def test_tars_on_s3_by_their_addresses(s3_bucket: str, tmp_path: Path, base: Manifest) -> None:
+def test_tars_on_s3_by_their_addresses(
+    s3_bucket: str, tmp_path: Path, base: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A pattern of tars without captions is read as img2dataset's; tables and counts beside them are left out."""
     for number in range(2):
         path = web_tars.tar(tmp_path / f"{number:05d}.tar", [web_tars.sample(4 * number + n) for n in range(4)])
@@ -92,6 +94,7 @@ def test_tars_on_s3_by_their_addresses(s3_bucket: str, tmp_path: Path, base: Man
         s3.upload(tmp_path / "table", f"{s3_bucket}/laion/{number:05d}_stats.json")
     ranged = raw_of(s3_bucket, pictures=f"{s3_bucket}/laion/{{00000..00001}}.tar")
     starred = raw_of(s3_bucket, pictures=f"{s3_bucket}/laion/*")
+    assert "download: 4 files of no use left out (.parquet, _stats.json)" in capsys.readouterr().out
     assert [entry.path for entry in ranged.files] == ["tars/00000.tar", "tars/00001.tar"]
     assert starred.files == ranged.files
     made = shards_of(ranged, base, s3_bucket)
