@@ -110,7 +110,7 @@ def _samples() -> list[dict[str, Any]]:
     import numpy as np
     from PIL import Image
 
-    from atelier.data import digit_pairs, digits
+    from atelier.data import bfloat16, digit_pairs, digits
     from atelier.data.raw_example import RawExample
     from atelier.recipes.twins.assets import shipped
 
@@ -127,7 +127,8 @@ def _samples() -> list[dict[str, Any]]:
         buffer = io.BytesIO()
         Image.fromarray(canvas.pixels).resize((256, 256)).save(buffer, "JPEG", quality=95)
         tokens = len(padded["text"])
-        sample["whole_text"] = padded["text"]
+        sample["upstream_moments"] = bfloat16.tensor(sample[f"moments_{RESOLUTION}"]).float().numpy()
+        sample["whole_text"] = bfloat16.tensor(padded["text"]).float().numpy()
         sample["whole_mask"] = (np.arange(tokens) < padded["tokens"].item()).astype(np.float32)
         sample["jpeg"] = buffer.getvalue()
     return samples

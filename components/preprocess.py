@@ -17,6 +17,8 @@ def preprocess(
     batch_size: int = 0,
     max_quarantined: float = 0.0,
     workers: int = 0,
+    filters: str = "",
+    resolutions: str = "",
 ) -> None:
     """Encodes every image and its text once; what cannot be read is quarantined and counted.
 
@@ -28,6 +30,8 @@ def preprocess(
         batch_size: images encoded at once; 0: the recipe's own.
         max_quarantined: the share of bad samples at which the run fails; 0: the recipe's own.
         workers: processes that encode; 0: one for each GPU.
+        filters: thresholds in the place of the recipe's own, a JSON object, e.g. {"min_side": 512}.
+        resolutions: sides of the squares to encode, e.g. 256,512; empty: the recipe's own.
     """
     from atelier.steps.artifact import read_input, write_output
     from atelier.steps.preprocess import run
@@ -43,6 +47,8 @@ def preprocess(
             batch_size=batch_size,
             max_quarantined=max_quarantined,
             workers=workers,
+            filters=filters,
+            resolutions=resolutions,
             artifacts=artifacts,
         ),
     )

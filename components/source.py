@@ -29,7 +29,7 @@ def source(
         boxes: URI of the boxes files, or of an instances JSON or .pth.
         images: how many canvases to draw.
         seed: seeds the drawing.
-        pictures: URI of image files, for a recipe that reads COCO's form; may hold *.
+        pictures: URI of image files, or of tars of them for a recipe that reads captioned pictures; may hold *.
         latents: URI of SA-1B's published latents, in the place of tars and captions; may hold *.
         recipe: the recipe's name, which decides the form.
         profile: laptop or paper.

@@ -86,6 +86,9 @@ def crossflow(own: str, description: str) -> Any:
         images: int = 8000,
         pictures: str = "",
         captions: str = "",
+        form: str = "",
+        filters: str = "",
+        resolutions: str = "",
         base_model: str = "",
         text_model: str = "",
         samples_per_shard: int = 0,
@@ -113,8 +116,12 @@ def crossflow(own: str, description: str) -> Any:
                 Empty is the champion of start_name.
             start_name: Name under which the model before in the chain is registered.
             images: How many training canvases of handwritten digits are drawn; unused when pictures is given.
-            pictures: URI of images, e.g. s3://bucket/journeydb/imgs/*.jpg. Empty draws digits.
-            captions: URI of the list of prompts, a .jsonl with img_path and prompt a line.
+            pictures: URI of images (s3://bucket/imgs/*.jpg), of JourneyDB's tars (imgs/{000..199}.tgz), or of
+                img2dataset's ({00000..41455}.tar, without captions). Empty draws digits.
+            captions: URI of the list of prompts, a .jsonl (or .jsonl.tgz) with img_path and prompt a line.
+            form: How digits are drawn: captioned (also when empty) or img2dataset.
+            filters: Thresholds in the place of the recipe's own, a JSON object, e.g. {"min_side": 512}.
+            resolutions: Sides of the squares to encode, e.g. 256,512; empty is the recipe's own.
             base_model: URI of the frozen base, a diffusers folder (hf://, s3://, file://). Empty is the recipe's own.
             text_model: URI of T5's encoder and tokenizer, for a model that reads T5. Empty is the recipe's own.
             samples_per_shard: Samples in a shard; 0 is the recipe's own.
@@ -136,7 +143,7 @@ def crossflow(own: str, description: str) -> Any:
         frozen = base(pretrain=False, uri=base_model, text_uri=text_model, seed=seed, **of).outputs["base"]
         begin = predecessor(base=frozen, address=start, name=start_name, **of)
         # A start that cannot be is told before any data is fetched.
-        origin = source(pictures=pictures, captions=captions, images=images, seed=seed, **of).after(begin)
+        origin = source(pictures=pictures, captions=captions, form=form, images=images, seed=seed, **of).after(begin)
         raw = download(source=origin.outputs["source"], artifacts=artifacts).outputs["raw"]
         shards = preprocess(
             raw=raw,
@@ -144,6 +151,8 @@ def crossflow(own: str, description: str) -> Any:
             samples_per_shard=samples_per_shard,
             batch_size=encode_batch_size,
             max_quarantined=max_quarantined,
+            filters=filters,
+            resolutions=resolutions,
             **of,
         ).outputs["shards"]
         training = train(

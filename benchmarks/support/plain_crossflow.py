@@ -110,7 +110,7 @@ class PlainTrainer:
 
     def __call__(self, samples: list[dict[str, Any]]) -> float:
         size = len(samples)
-        moments = torch.from_numpy(np.stack([sample["moments"] for sample in samples])).float()
+        moments = torch.from_numpy(np.stack([sample["upstream_moments"] for sample in samples])).float()
         text = torch.from_numpy(np.stack([sample["whole_text"] for sample in samples])).float()
         mask = torch.from_numpy(np.stack([sample["whole_mask"] for sample in samples]))
         pixels = np.stack([np.asarray(Image.open(io.BytesIO(sample["jpeg"])).convert("RGB")) for sample in samples])

@@ -112,7 +112,7 @@ def test_the_reader_waits_for_the_encoder(folder: Path, tmp_path: Path) -> None:
             read += 1
             return super()._prepared(item)
 
-    Counting(Encoding(source, Slow(), settings), out, lambda images, bad: None, decoders=2).run(source.units)
+    Counting(Encoding(source, Slow(), settings), out, lambda images, bad, filtered: None, decoders=2).run(source.units)
     assert len(ahead) == 50
     assert max(ahead) <= 24
 
@@ -130,13 +130,13 @@ def test_an_error_in_any_stage_ends_all_and_surfaces(
     places = {
         "fetch": "atelier.data.sa1b_source.SA1BSource.fetch",
         "read": "atelier.data.sa1b.image_id",
-        "decode": "atelier.data.encoding.decode_image",
+        "decode": "atelier.data.encoding.decode_squares",
         "write": "atelier.data.shards.ShardWriter.add",
     }
     before = threading.active_count()
     if stage in places:
         monkeypatch.setattr(places[stage], fail)
-    report = fail if stage == "report" else lambda images, bad: None
+    report = fail if stage == "report" else lambda images, bad, filtered: None
     with pytest.raises(ZeroDivisionError):
         Lane(Encoding(source, encoder, SETTINGS), out, report).run(source.units)
     assert threading.active_count() == before

@@ -265,7 +265,7 @@ def test_members_that_are_no_arrays(shards: Manifest) -> None:
                 ("json", b'"number"', b"'number'"),
             ]
         ):
-            _, begin, length, _, members = samples[number]
+            _, begin, length, _, members, _ = samples[number]
             place = data.index(old, begin + members[member][0])
             data[place : place + len(new)] = new
             samples[number][3] = zlib.crc32(data[begin : begin + length])

@@ -271,7 +271,7 @@ def test_features_of_another_model_are_refused() -> None:
     with pytest.raises(ConfigError, match="width 64, the model reads 128"):
         objective.collate([found[0] | {"text": np.zeros((3, 64), np.float16)}])
     with pytest.raises(ConfigError, match=r"moments are \[8, 16, 16\], the model's latents \(4, 8, 8\)"):
-        objective.collate([found[0] | {"moments": np.zeros((8, 16, 16), np.float16)}])
+        objective.collate([found[0] | {"moments_32": np.zeros((8, 16, 16), np.float16)}])
 
 
 def _train(

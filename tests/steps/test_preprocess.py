@@ -20,7 +20,7 @@ class PixelRecipe:
     """Has what the step reads of a recipe."""
 
     config = SimpleNamespace(resolution=64, samples_per_shard=8, encode_batch=4, max_quarantined=0.1)
-    box_rules: ClassVar = {"min_confidence": 0.25, "max_boxes": 4}
+    sample_settings: ClassVar = {"min_confidence": 0.25, "max_boxes": 4}
 
     def encoder(self, base: Path) -> PixelEncoder:
         assert (base / "model_index.json").is_file()

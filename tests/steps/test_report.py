@@ -140,7 +140,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Manifest]
         "preprocess",
         "shards",
         {"raw": found["raw"], "base": found["base"]},
-        lambda folder: {"samples": 1998, "quarantined": {"not a JPEG": 2}},
+        lambda folder: {"samples": 1998, "quarantined": {"not a JPEG": 2}, "filtered": {"nsfw": 31}},
     )
     found["training"] = step(
         "train",
@@ -182,6 +182,7 @@ def test_page_is_one_self_contained_file_that_shows_everything(made: dict[str, M
     assert "without grounding 2.1 %" in page
     assert "igligen-xl" in page
     assert "not a JPEG" in page
+    assert "filtered out: nsfw" in page
     assert "1.19 M trained parameters on 2.76 M frozen ones" in page
     assert "1 of 1 right" in page
     assert "0 of 1 right" in page

@@ -36,6 +36,10 @@ class AnnotationWork:
         self.samples_per_shard, self.batch = samples_per_shard, batch
         self._names = {PurePosixPath(name).stem: PurePosixPath(name).name for name in source.images}
 
+    def unwanted(self, example: RawExample) -> str:
+        """Every picture is annotated."""
+        return ""
+
     def prepare(self, example: RawExample) -> Prepared:
         """Decodes, and resizes as tagger and detector want it."""
         return example, self._annotator.prepare(decode_whole(example.image, SHORT_SIDE))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from isal.isal_zlib import crc32
 
+from atelier.data import bfloat16
 from atelier.data.buffers import Buffers, stack
 from atelier.data.sample_decoder import Flaw, Sample, SampleDecoder
 from atelier.data.shard_index import ShardIndex
@@ -71,6 +72,13 @@ class _ReadAlone(Exception):
     """Not as the project's writer leaves it; what is wrong is found out by reading the sample by itself."""
 
 
+class _Part(NamedTuple):
+    """Pieces that are read at once, and where in the sample's span the next part begins."""
+
+    pieces: list[memoryview]
+    next: int
+
+
 class _Column(NamedTuple):
     """A field of fixed shape: its exact ``.npy`` header, dtype, shape and payload size."""
 
@@ -82,6 +90,8 @@ class _Column(NamedTuple):
 
 class BatchReader:
     """One read a sample, scattered: payloads of fixed shape go to their row, all else to a scratch buffer.
+
+    What the decoder skips is passed over: the sample is then read in parts, and each part checked by itself.
 
     Whatever is not exactly as the project's writer leaves it is not read here but named as failed: the caller reads
     that sample by itself, and finds out what is wrong with it.
@@ -99,7 +109,7 @@ class BatchReader:
         }
         self._fixed = sum(each.nbytes for each in self._columns.values())
         self._checks = {name: decoder.finite_check(each.dtype) for name, each in self._columns.items()}
-        self._plans: dict[tuple[str, ...], list[tuple[str, _Column | None]]] = {}
+        self._plans: dict[tuple[str, ...], _Plan] = {}
         self._buffers = Buffers()
 
     def read(self, keyed: Sequence[tuple[int, Span]], count: int) -> tuple[SampleBatch, list[int]]:
@@ -149,33 +159,50 @@ class BatchReader:
         plan = self._plans.get(index.members) or self._plan(index.members)
         if index.missing is not None or index.unfit.item(own):
             raise _ReadAlone
-        length, pieces, headers, others = index.lengths.item(own), [], [], []
+        length, headers, others = index.lengths.item(own), [], []
+        pieces: list[memoryview] = []
         cursor, moved, last = 0, used, 0
-        for (name, made), (offset, size) in zip(plan, index.places[own].tolist(), strict=True):
+        parts, checked = list[_Part](), list[tuple[int, list[memoryview]]]()
+        for number, ((name, made, wanted), (offset, size)) in enumerate(
+            zip(plan.members, index.places[own].tolist(), strict=True)
+        ):
             if offset < last:
                 raise _ReadAlone
             last = offset + size
+            place = offset + moved
+            if not wanted:
+                # What lies between the last wanted member and this one is read along: a tar header or two.
+                end = used + offset - cursor
+                parts.append(_Part([*pieces, view[used:end]], last))
+                pieces, used, cursor, moved = [], end, last, moved - size
+                continue
             if made is None:
-                others.append((name, (offset + moved, size)))
+                others.append((name, (place, size)))
+                if plan.in_parts:
+                    checked.append((number, [view[place : place + size]]))
                 continue
             header, nbytes = made.header, made.nbytes
             payload = offset + len(header)
             if size != len(header) + nbytes:
                 raise _ReadAlone
             end = used + payload - cursor
-            pieces.append(view[used:end])
-            pieces.append(raw[name][row * nbytes : (row + 1) * nbytes])
-            headers.append((offset + moved, header))
+            of_row = raw[name][row * nbytes : (row + 1) * nbytes]
+            pieces += [view[used:end], of_row]
+            headers.append((place, header))
+            if plan.in_parts:
+                checked.append((number, [view[place : place + len(header)], of_row]))
             used, cursor, moved = end, payload + nbytes, moved - nbytes
         end = used + length - cursor
         pieces.append(view[used:end])
-        if scatter(source, pieces, index.begins.item(own)) != length:
-            raise _ReadAlone
-        if not known:
-            crc = 0
-            for piece in pieces:
-                crc = crc32(piece, crc)
-            if crc != index.crcs.item(own):
+        begin = index.begins.item(own)
+        if plan.in_parts:
+            _read_parts(source, begin, [*parts, _Part(pieces, length)])
+            if not known:
+                _check_members(index, own, checked)
+        else:
+            if scatter(source, pieces, begin) != length:
+                raise _ReadAlone
+            if not known and _crc(pieces) != index.crcs.item(own):
                 raise _ReadAlone
         for place, header in headers:
             if view[place : place + len(header)] != header:
@@ -186,10 +213,11 @@ class BatchReader:
             sample[field] = array[row]
         return sample, end
 
-    def _plan(self, members: tuple[str, ...]) -> list[tuple[str, _Column | None]]:
+    def _plan(self, members: tuple[str, ...]) -> "_Plan":
         if not self._members.issubset(members):
             raise _ReadAlone
-        plan = self._plans[members] = [(name, self._columns.get(name)) for name in members]
+        found = [(name, self._columns.get(name), name not in self._decoder.skipped) for name in members]
+        plan = self._plans[members] = _Plan(found, not all(wanted for _, _, wanted in found))
         return plan
 
     def _not_finite(self, whole: dict[str, np.ndarray], fresh: list[int]) -> list[int]:
@@ -205,6 +233,36 @@ class BatchReader:
         return sorted(found)
 
 
+class _Plan(NamedTuple):
+    """A sample's members in order: name, column where it has one, whether it is read; and whether some are not."""
+
+    members: list[tuple[str, _Column | None, bool]]
+    in_parts: bool
+
+
+def _read_parts(source: Source, begin: int, parts: list[_Part]) -> None:
+    place = begin
+    for part in parts:
+        if scatter(source, part.pieces, place) != sum(len(piece) for piece in part.pieces):
+            raise _ReadAlone
+        place = begin + part.next
+
+
+def _check_members(index: ShardIndex, own: int, members: list[tuple[int, list[memoryview]]]) -> None:
+    if index.member_crcs is None:
+        raise _ReadAlone  # written without: the whole sample's checksum decides
+    for number, pieces in members:
+        if _crc(pieces) != index.member_crcs.item(own, number):
+            raise _ReadAlone
+
+
+def _crc(pieces: list[memoryview]) -> int:
+    crc = 0
+    for piece in pieces:
+        crc = crc32(piece, crc)
+    return crc
+
+
 def _read_only(array: np.ndarray) -> np.ndarray:
     view = array.view()
     view.flags.writeable = False
@@ -212,7 +270,7 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 
 def _column(dtype: str, shape: Sequence[int | None]) -> _Column | None:
-    kind = np.dtype(dtype)
+    kind = bfloat16.dtype_of(dtype)
     if any(size is None for size in shape) or kind.hasobject:
         return None
     sizes = tuple(int(size) for size in shape if size is not None)
@@ -220,6 +278,6 @@ def _column(dtype: str, shape: Sequence[int | None]) -> _Column | None:
     if nbytes == 0 or nbytes % _ALIGNED:
         return None
     header = io.BytesIO()
-    described = {"descr": kind.str, "fortran_order": False, "shape": sizes}
+    described = {"descr": bfloat16.stored_name(dtype), "fortran_order": False, "shape": sizes}
     np.lib.format.write_array_header_1_0(header, described)
     return _Column(header.getvalue(), kind, sizes, nbytes)

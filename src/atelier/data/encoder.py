@@ -1,5 +1,7 @@
 """What a recipe supplies to preprocessing, and how a worker process makes its own copy of it."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -41,6 +43,28 @@ class TakesLatents(Encoder, Protocol):
 
     def encode_latents(self, latents: np.ndarray, examples: list[RawExample]) -> list[dict[str, np.ndarray]]:
         """As ``encode``, of float16 latents [B, C, h, w] that are taken as they are."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A sample as an encoder made it.
+
+    Attributes:
+        arrays: see ``Encoder.encode``.
+        counts: what is to be counted of it, by name.
+    """
+
+    arrays: dict[str, np.ndarray]
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@runtime_checkable
+class TakesSquares(Encoder, Protocol):
+    """An encoder of several squares of each image, its text encoded once."""
+
+    def encode_squares(self, squares: dict[int, np.ndarray], examples: list[RawExample]) -> list[Encoded]:
+        """As ``encode``, of squares by their pixels: uint8 [B, res, res, 3] each."""
         ...
 
 

@@ -45,8 +45,18 @@ def image_size(jpeg: bytes) -> tuple[int, int]:
         return image.height, image.width
 
 
+def centre_square(image: Image.Image, res: int) -> Image.Image:
+    """Brings the short side to ``res`` (bilinear, antialiased) and crops the centre."""
+    size = (image.height, image.width)
+    height, width = resized(size, res)
+    if (height, width) != size:
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    top, left = top_left(size, res)
+    return image.crop((left, top, left + res, top + res))
+
+
 def decode_image(jpeg: bytes, res: int) -> np.ndarray:
-    """Decodes, brings the short side to ``res`` (bilinear, antialiased), crops the centre.
+    """Decodes and cuts ``centre_square``.
 
     Returns:
         uint8 [res, res, 3], RGB.
@@ -54,14 +64,7 @@ def decode_image(jpeg: bytes, res: int) -> np.ndarray:
     Raises:
         ValueError: not an image, a damaged one, or an image bomb.
     """
-    with _opened(jpeg) as opened:
-        size = (opened.height, opened.width)
-        height, width = _bounded(size, res)
-        image = _rgb(opened)
-    if (height, width) != size:
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    top, left = top_left(size, res)
-    return np.asarray(image.crop((left, top, left + res, top + res)))
+    return np.asarray(centre_square(decode_whole(jpeg, res), res))
 
 
 def decode_whole(jpeg: bytes, res: int) -> Image.Image:

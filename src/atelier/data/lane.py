@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atelier.data.channel import Channel, Stopped
-from atelier.data.quarantine import Quarantined
+from atelier.data.quarantine import Filtered, Quarantined
 from atelier.data.raw_example import RawExample
 from atelier.data.raw_source import Examples, stem
 from atelier.data.shards import ShardWriter
@@ -35,8 +35,9 @@ UPLOADS = 2  # shards hashed and uploaded at once
 ENDING_S = 10.0  # how long a stage in the middle of a download may take to notice that all is over
 
 _Fetched = tuple[str, Callable[[], Examples]]
-#: Called with the number of examples done and those of them that are of no use, from the writer's thread.
-Report = Callable[[int, list[Quarantined]], None]
+#: Called from the writer's thread with the number of examples done, those of them that are of no use, and the number of
+#: those that were filtered out.
+Report = Callable[[int, list[Quarantined], int], None]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class _Batch:
     """Consecutive examples of one shard."""
 
     shard: str
-    items: list[Future[Any]]  # what ``Work.prepare`` returns, or Quarantined
+    items: list[Future[Any]]  # what ``Work.prepare`` returns, or Filtered, or Quarantined
     ends_shard: bool
     ends_unit: bool
 
@@ -52,7 +53,7 @@ class _Batch:
 @dataclass(frozen=True)
 class _Finished:
     batch: _Batch
-    items: list[Quarantined | Sample]
+    items: list[Quarantined | Filtered | Sample]
 
 
 class Lane:
@@ -128,19 +129,29 @@ class Lane:
                 for _ in itertools.islice(stream, summary.covers):
                     pass
             else:
-                for begin in range(0, size, length):
-                    chunk = itertools.islice(stream, min(length, size - begin))
-                    items = [pool.submit(self._prepared, item) for item in chunk]
-                    ends_unit = stream.ended
-                    ends_shard = ends_unit or begin + length >= size
-                    yield _Batch(shard, items, ends_shard, ends_unit)
-                    if ends_shard:
-                        break
+                covered, ends_shard = 0, False
+                while not ends_shard:
+                    items = [pool.submit(self._prepared, item) for item in self._chunk(stream, length, size - covered)]
+                    covered += len(items)
+                    ends_shard = stream.ended or covered >= size
+                    yield _Batch(shard, items, ends_shard, stream.ended)
             if stream.ended:
                 return
 
-    def _prepared(self, item: RawExample | Quarantined) -> Any:
-        if isinstance(item, Quarantined):
+    def _chunk(self, stream: "_Lookahead", length: int, most: int) -> Examples:
+        """The next ``most`` items or fewer, of which ``length`` are not filtered out: batches are full, whatever the
+        filters drop."""
+        left = length
+        for item in itertools.islice(stream, most):
+            if isinstance(item, RawExample) and (reason := self._work.unwanted(item)):
+                item = Filtered(item.key, reason)
+            yield item
+            left -= not isinstance(item, Filtered)
+            if not left:
+                return
+
+    def _prepared(self, item: RawExample | Quarantined | Filtered) -> Any:
+        if not isinstance(item, RawExample):
             return item
         try:
             return self._work.prepare(item)
@@ -149,9 +160,9 @@ class Lane:
 
     def _finished(self, batch: _Batch) -> _Finished:
         prepared = [item.result() for item in batch.items]
-        good = [item for item in prepared if not isinstance(item, Quarantined)]
+        good = [item for item in prepared if not isinstance(item, Quarantined | Filtered)]
         rest = iter(self._work.finish(good) if good else ())
-        return _Finished(batch, [item if isinstance(item, Quarantined) else next(rest) for item in prepared])
+        return _Finished(batch, [item if isinstance(item, Quarantined | Filtered) else next(rest) for item in prepared])
 
 
 def shard_name(unit: str, number: int) -> str:
@@ -176,13 +187,13 @@ class _Writer:
             for finished in self._finished:
                 if shard is None:
                     shard = _Shard(ShardWriter(self._out, finished.batch.shard))
-                bad = shard.add(finished.items)
+                bad, filtered = shard.add(finished.items)
                 if finished.batch.ends_shard:
                     closing.append(uploads.submit(shard.close, finished.batch.ends_unit))
                     shard = None
                     if len(closing) > UPLOADS:
                         closing.popleft().result()
-                self._report(len(finished.items), bad)
+                self._report(len(finished.items), bad, filtered)
             for future in closing:
                 future.result()
         except BaseException as error:
@@ -199,22 +210,26 @@ class _Shard:
 
     def __init__(self, writer: ShardWriter) -> None:
         self.writer = writer
-        self._covers, self._quarantined, self._boxes = 0, list[Quarantined](), Counter[str]()
+        self._covers, self._quarantined = 0, list[Quarantined]()
+        self._boxes, self._filtered, self._counts = Counter[str](), Counter[str](), Counter[str]()
 
-    def add(self, items: list[Quarantined | Sample]) -> list[Quarantined]:
-        """Writes a batch's good samples; returns the others."""
-        bad = []
+    def add(self, items: list[Quarantined | Filtered | Sample]) -> tuple[list[Quarantined], int]:
+        """Writes a batch's good samples; returns the bad ones, and how many were filtered out."""
+        bad, before = [], self._filtered.total()
         for item in items:
-            if not isinstance(item, Quarantined):
-                if not (problem := self.writer.problem(item.arrays)):
-                    self.writer.add(item.key, item.arrays, item.record)
-                    self._boxes.update(item.boxes)
-                    continue
-                item = Quarantined(item.key, problem)
-            bad.append(item)
+            if isinstance(item, Filtered):
+                self._filtered[item.counted] += 1
+            elif isinstance(item, Quarantined):
+                bad.append(item)
+            elif problem := self.writer.problem(item.arrays):
+                bad.append(Quarantined(item.key, problem))
+            else:
+                self.writer.add(item.key, item.arrays, item.record)
+                self._boxes.update(item.boxes)
+                self._counts.update(item.counts)
         self._covers += len(items)
         self._quarantined += bad
-        return bad
+        return bad, self._filtered.total() - before
 
     def close(self, ends_unit: bool) -> None:
         """Completes and commits it."""
@@ -224,6 +239,8 @@ class _Shard:
                 "last": ends_unit,
                 "quarantined": [[entry.key, entry.reason] for entry in self._quarantined],
                 "boxes": dict(self._boxes),
+                "filtered": dict(self._filtered),
+                "counts": dict(self._counts),
             }
         )
 
@@ -231,7 +248,7 @@ class _Shard:
 class _Lookahead:
     """An iterator that knows whether anything is left; a unit gives one item at the least."""
 
-    def __init__(self, items: Iterator[RawExample | Quarantined]) -> None:
+    def __init__(self, items: Examples) -> None:
         self._items = items
         self._next = next(items, None)
 
@@ -239,10 +256,10 @@ class _Lookahead:
     def ended(self) -> bool:
         return self._next is None
 
-    def __iter__(self) -> Iterator[RawExample | Quarantined]:
+    def __iter__(self) -> Examples:
         return self
 
-    def __next__(self) -> RawExample | Quarantined:
+    def __next__(self) -> RawExample | Quarantined | Filtered:
         if self._next is None:
             raise StopIteration
         item, self._next = self._next, next(self._items, None)

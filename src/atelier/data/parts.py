@@ -15,7 +15,7 @@ from typing import Any
 from atelier.data import summary
 from atelier.data.encoder import Encoder, EncoderSpec
 from atelier.data.lane import shard_name
-from atelier.data.preprocess import encode
+from atelier.data.preprocess import described, encode
 from atelier.data.quarantine import Quarantine
 from atelier.data.raw_source import RawSource
 from atelier.data.settings import Settings
@@ -95,7 +95,7 @@ def merge(
         The manifest's metadata, see ``preprocess``.
     """
     shards, digest = merge_parts(parts, out, asdict(settings), quarantine, cache)
-    return summary.metadata(shards, quarantine.counts()) | {"encoder": digest, "resolution": settings.res}
+    return described(shards, digest, settings, quarantine)
 
 
 def merge_parts(
@@ -133,7 +133,7 @@ def merge_parts(
     shards = list(_summaries(folders, out))
     quarantine.replace(bad for shard in shards for bad in shard.quarantined)
     quarantine.write()
-    quarantine.check(sum(shard.covers for shard in shards))
+    quarantine.check(sum(shard.covers - shard.filtered_total for shard in shards))
     return shards, str(ordered[0].metadata["digest"])
 
 

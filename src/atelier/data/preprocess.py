@@ -8,7 +8,9 @@ from atelier.data.encoding import Encoding, encoding_spec
 from atelier.data.quarantine import Quarantine
 from atelier.data.raw_source import RawSource, open_source
 from atelier.data.settings import Settings
+from atelier.data.summary import ShardSummary
 from atelier.data.units import UnitShards, work_through
+from atelier.errors import DataError
 from atelier.storage.folder import OutputFolder
 
 __all__ = ["Encoder", "EncoderSpec", "RawSource", "Settings", "encode", "open_source", "preprocess"]
@@ -35,16 +37,32 @@ def preprocess(
         workers: processes; 0 is one for each visible GPU, one without any.
 
     Returns:
-        The manifest's metadata: samples, quarantined (count by reason), resolution, encoder (digest), fields
-        (name → [dtype, shape], null where a dimension varies), boxes (counts), shards (name, samples).
+        The manifest's metadata: samples, quarantined and filtered (count by reason), resolution (and resolutions, where
+        there are several), encoder (digest), fields (name → [dtype, shape], null where a dimension varies), boxes
+        (counts), counts (of the encoder, where it has any), shards (name, samples).
 
     Raises:
-        DataError: more samples are bad than ``quarantine`` allows. AtelierError: a worker died or failed.
+        DataError: more samples are bad than ``quarantine`` allows, or the filters left none. AtelierError: a worker
+            died or failed.
     """
     units, digest = encode(source, source.units, encoder, out, settings, quarantine, total, workers)
-    quarantine.check(sum(shard.covers for unit in units for shard in unit.shards))
-    shards = (shard for unit in units for shard in unit.shards)
-    return summary.metadata(shards, quarantine.counts()) | {"encoder": digest, "resolution": settings.res}
+    return described([shard for unit in units for shard in unit.shards], digest, settings, quarantine)
+
+
+def described(shards: list[ShardSummary], digest: str, settings: Settings, quarantine: Quarantine) -> dict[str, Any]:
+    """The manifest's metadata of shards, see ``preprocess``.
+
+    Raises:
+        DataError: more samples are bad than is allowed of those that were not filtered out, or none is left.
+    """
+    covered, filtered = sum(shard.covers for shard in shards), sum(shard.filtered_total for shard in shards)
+    found = summary.metadata(shards, quarantine.counts())
+    if not found["samples"] and filtered > len(quarantine.entries):
+        reasons = ", ".join(f"{count} × {reason}" for reason, count in found["filtered"].items())
+        raise DataError(f"the filters left none of {covered} samples: {reasons}", "loosen them, see data.filters")
+    quarantine.check(covered - filtered)
+    several = {"resolutions": list(settings.resolutions)} if settings.also else {}
+    return found | {"encoder": digest, "resolution": settings.res} | several
 
 
 def encode(

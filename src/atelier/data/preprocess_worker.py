@@ -30,8 +30,8 @@ def main() -> int:
         with lock:
             pipe.write(json.dumps(message) + "\n")
 
-    def report(images: int, bad: list[Quarantined]) -> None:
-        say(batch=images, bad=[[entry.key, entry.reason] for entry in bad])
+    def report(images: int, bad: list[Quarantined], filtered: int) -> None:
+        say(batch=images, bad=[[entry.key, entry.reason] for entry in bad], filtered=filtered)
 
     def units() -> Iterator[str]:
         while True:

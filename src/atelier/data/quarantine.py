@@ -32,6 +32,24 @@ class Quarantined:
             object.__setattr__(self, name, text)
 
 
+@dataclass(frozen=True)
+class Filtered:
+    """A sample that is not wanted, though nothing is wrong with it: counted, and no flaw of the data.
+
+    Attributes:
+        key: its name.
+        reason: as a quarantined one's.
+    """
+
+    key: str
+    reason: str
+
+    @property
+    def counted(self) -> str:
+        """The part of the reason that is counted."""
+        return self.reason.split(":", 1)[0]
+
+
 class Quarantine:
     """Collects bad samples.
 

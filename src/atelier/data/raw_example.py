@@ -1,6 +1,8 @@
 """One image with everything that a source knows about it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,7 @@ class RawExample:
         boxes_px: float64 [n, 4], xyxy in pixels of the original image, for a source that states them so.
         phrase_embeddings: float16 [n, D], for a source that brings them.
         latent: float16 [C, h, w] of the centre crop, scaled, for a source that brings latents instead of images.
+        facts: what else the source states about it, e.g. scores, see ``filters``.
     """
 
     key: str
@@ -37,3 +40,4 @@ class RawExample:
     boxes_px: np.ndarray | None = None
     phrase_embeddings: np.ndarray | None = None
     latent: np.ndarray | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)

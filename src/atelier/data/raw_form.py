@@ -19,6 +19,7 @@ class RawForm:
         optional: those that may be left out.
         kind_of: a published file's name → what it is, None: of no use.
         check: raises ``ConfigError`` for files (by their places) that do not make a data set.
+        beside: names' ends of files that lie beside the data and are of no use; left out, and said so.
         draw: writes digit canvases in this form: folder, images, seed, pixels of the short side → facts of what was
             written; None: cannot.
     """
@@ -28,6 +29,7 @@ class RawForm:
     optional: tuple[str, ...]
     kind_of: Callable[[str], str | None]
     check: Callable[[Iterable[str]], None]
+    beside: tuple[str, ...] = ()
     draw: Callable[[Path, int, int, int], dict[str, int]] | None = None
 
 
@@ -120,15 +122,33 @@ def _coco_draw(folder: Path, images: int, seed: int, size: int) -> dict[str, int
     return {}
 
 
+LISTS = (".jsonl", ".jsonl.tgz", ".jsonl.tar.gz")
+PARTS = (".tgz", ".tar.gz", ".tar")
+
+
+def is_list(name: str) -> bool:
+    """Whether a file is a list of prompts, plain or in a tar as JourneyDB publishes its own."""
+    return name.lower().endswith(LISTS)
+
+
+def is_part(name: str) -> bool:
+    """Whether a file is a tar of pictures, as JourneyDB publishes its own."""
+    return name.lower().endswith(PARTS) and not is_list(name)
+
+
 def _captioned_kind(name: str) -> str | None:
-    suffix = PurePosixPath(name).suffix.lower()
-    return "captions" if suffix == ".jsonl" else "pictures" if suffix in PICTURES else None
+    if is_list(name):
+        return "captions"
+    return "pictures" if is_part(name) or PurePosixPath(name).suffix.lower() in PICTURES else None
 
 
 def _captioned_check(places: Iterable[str]) -> None:
-    places = list(places)
-    _has_pictures(places)
-    if not any(place.endswith(".jsonl") for place in places):
+    kinds = [_captioned_kind(place) for place in places]
+    if "pictures" not in kinds:
+        raise ConfigError(
+            "the source has no images", "give pictures, e.g. s3://bucket/imgs/*.jpg or imgs/{000..199}.tgz"
+        )
+    if "captions" not in kinds:
         raise ConfigError("the source has no list of prompts", "give a .jsonl with img_path and prompt a line")
 
 
@@ -139,6 +159,24 @@ def _captioned_draw(folder: Path, images: int, seed: int, size: int) -> dict[str
     return {}
 
 
+def _img2dataset_kind(name: str) -> str | None:
+    return "pictures" if name.lower().endswith(".tar") else None
+
+
+def _img2dataset_check(places: Iterable[str]) -> None:
+    if not any(_img2dataset_kind(place) for place in places):
+        raise ConfigError(
+            "the source has no tars",
+            "give those that img2dataset wrote as pictures, e.g. s3://bucket/*.tar; images want captions beside them",
+        )
+
+
+def _img2dataset_draw(folder: Path, images: int, seed: int, size: int) -> dict[str, int]:
+    from atelier.data.digits_tars import write_tars
+
+    return write_tars(folder, images, seed, size)
+
+
 FORMS = {
     "captioned": RawForm(
         "captioned",
@@ -146,7 +184,17 @@ FORMS = {
         (),
         _captioned_kind,
         _captioned_check,
-        _captioned_draw,
+        draw=_captioned_draw,
+    ),
+    "img2dataset": RawForm(
+        "img2dataset",
+        {"pictures": "tars"},
+        (),
+        _img2dataset_kind,
+        _img2dataset_check,
+        # The table of a tar's samples, and what its download counted.
+        beside=(".parquet", "_stats.json"),
+        draw=_img2dataset_draw,
     ),
     "sa1b": RawForm(
         "sa1b",
@@ -154,7 +202,7 @@ FORMS = {
         (),
         _sa1b_kind,
         _boxes_for_each("tars", "SA-1B tars"),
-        _sa1b_draw,
+        draw=_sa1b_draw,
     ),
     "sa1b-latents": RawForm(
         "sa1b-latents",
@@ -169,7 +217,7 @@ FORMS = {
         ("captions",),
         _coco_kind,
         _coco_check,
-        _coco_draw,
+        draw=_coco_draw,
     ),
     # What is still to be annotated.
     "coco-images": RawForm(
@@ -178,6 +226,6 @@ FORMS = {
         ("captions",),
         _coco_images_kind,
         _has_pictures,
-        _coco_draw,
+        draw=_coco_draw,
     ),
 }

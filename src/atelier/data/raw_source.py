@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from atelier.data.quarantine import Quarantined
+from atelier.data.quarantine import Filtered, Quarantined
 from atelier.data.raw_example import RawExample
 from atelier.data.settings import Settings
 from atelier.errors import DataError
@@ -12,7 +12,7 @@ from atelier.storage.digest import sha256_file
 from atelier.storage.folder import InputFolder
 from atelier.storage.manifest import Manifest
 
-Examples = Iterator[RawExample | Quarantined]
+Examples = Iterator[RawExample | Quarantined | Filtered]
 
 
 class RawUnits(Protocol):
@@ -60,8 +60,8 @@ class RawSource(RawUnits, Protocol):
 
 
 def open_source(manifest: Manifest, cache: Path | None = None) -> RawSource:
-    """The source of the manifest's kind: ``coco-raw``, ``captioned-raw``, ``sa1b-latents-raw``, or tars
-    (``sa1b-raw``, or any folder that holds some).
+    """The source of the manifest's kind: ``coco-raw``, ``captioned-raw``, ``img2dataset-raw``, ``sa1b-latents-raw``, or
+    tars (``sa1b-raw``, or any folder that holds some).
 
     Raises:
         DataError: it holds no data of that form.
@@ -71,9 +71,16 @@ def open_source(manifest: Manifest, cache: Path | None = None) -> RawSource:
 
         return COCOSource(manifest, cache)
     if manifest.kind == "captioned-raw":
+        from atelier.data.captioned_parts import CaptionedParts
         from atelier.data.captioned_source import CaptionedSource
+        from atelier.data.raw_form import is_part
 
-        return CaptionedSource(manifest, cache)
+        in_parts = any(is_part(entry.path) for entry in manifest.files)
+        return CaptionedParts(manifest, cache) if in_parts else CaptionedSource(manifest, cache)
+    if manifest.kind == "img2dataset-raw":
+        from atelier.data.img2dataset_source import Img2DatasetSource
+
+        return Img2DatasetSource(manifest, cache)
     if manifest.kind == "sa1b-latents-raw":
         from atelier.data.sa1b_latents_source import SA1BLatentsSource
 

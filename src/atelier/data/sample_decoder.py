@@ -1,14 +1,14 @@
 """A sample's bytes to its arrays, checked against what the manifest promises."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import orjson
 
-from atelier.data import npy_header
+from atelier.data import bfloat16, npy_header
 
 Sample = dict[str, Any]
 _HEADER = 128  # bytes of an .npy header, nearly always
@@ -41,11 +41,16 @@ class SampleDecoder:
     Args:
         fields: name → [dtype, shape with null where a dimension varies], from the manifest; None: unknown.
         check_finite: refuse NaN and infinity in floating-point fields.
+        skipped: members that are passed over.
     """
 
-    def __init__(self, fields: Mapping[str, Sequence[Any]] | None, check_finite: bool = True) -> None:
-        self._fields = fields
+    def __init__(
+        self, fields: Mapping[str, Sequence[Any]] | None, check_finite: bool = True, skipped: Collection[str] = ()
+    ) -> None:
+        self._bfloat16 = {name for name, (dtype, _) in (fields or {}).items() if dtype == bfloat16.NAME}
+        self._fields = fields and {name: (bfloat16.stored_name(said[0]), said[1]) for name, said in fields.items()}
         self._check_finite = check_finite
+        self.skipped = frozenset(skipped)
         self._layouts: dict[tuple[str, bytes], _Layout] = {}
 
     def finite_check(self, dtype: np.dtype[Any]) -> Callable[[np.ndarray], bool] | None:
@@ -82,7 +87,7 @@ class SampleDecoder:
                     sample["json"] = orjson.loads(span.data[offset : offset + size])
                 except ValueError as error:
                     raise Flaw("damaged json", str(error)) from error
-            else:
+            elif name not in self.skipped:
                 field = name.removesuffix(".npy")
                 sample[field] = self._array(field, span, offset, size, check)
         return sample
@@ -93,13 +98,20 @@ class SampleDecoder:
         header = head[:length] if length <= _HEADER else span[offset : offset + length].tobytes()
         layout = self._layouts.get((field, header))
         if layout is None:
-            layout = self._layouts[field, header] = self._layout(field, header)
+            layout = self._layouts[field, header] = self._meant(field, self._layout(field, header))
         if length + layout.nbytes != size:
             raise Flaw("not an array", f"{field}: {size:,} bytes, its header says {length + layout.nbytes:,}")
         flat = span[offset + length : offset + size].view(layout.dtype)
         if check and layout.is_finite is not None and not layout.is_finite(flat):
-            raise Flaw("not finite", f"{field} holds {np.count_nonzero(~np.isfinite(flat)):,} NaN or infinite values")
+            raise Flaw("not finite", f"{field} holds {_not_finite(flat):,} NaN or infinite values")
         return flat.reshape(layout.shape, order=layout.order)  # type: ignore[call-overload]
+
+    def _meant(self, field: str, layout: _Layout) -> _Layout:
+        """What is stored under another name, by its own."""
+        if field not in self._bfloat16:
+            return layout
+        check = self.finite_check(bfloat16.DTYPE) if layout.count else None
+        return replace(layout, dtype=bfloat16.DTYPE, is_finite=check)
 
     def _layout(self, field: str, header: bytes) -> _Layout:
         """Parses a header (``.npy`` version 1.0); done once for each that differs."""
@@ -126,7 +138,15 @@ def _fits(descr: str, shape: tuple[int, ...], expected: Sequence[Any]) -> bool:
     )
 
 
+def _not_finite(flat: np.ndarray) -> int:
+    if flat.dtype == bfloat16.DTYPE:
+        return int(np.count_nonzero((flat.view(bfloat16.STORED) & 0x7FFF) >= bfloat16.FIRST_INFINITE))
+    return int(np.count_nonzero(~np.isfinite(flat)))
+
+
 def _finite_check(dtype: np.dtype[Any]) -> Callable[[np.ndarray], bool] | None:
+    if dtype == bfloat16.DTYPE:
+        return bfloat16.is_finite
     if dtype.kind not in "fc":
         return None
     first = _FIRST_INFINITE.get(dtype.itemsize)

@@ -15,30 +15,46 @@ class ShardIndex:
         crcs: uint32 [n], CRC-32 of the span.
         places: uint32 [n, members, 2], (offset in the span, size) of each member.
         missing: bool [n, members], or None where every sample has every member.
+        member_crcs: uint32 [n, members], CRC-32 of each member; None where they were not asked for, or are not there.
         unfit: bool [n], spans or members that cannot be: negative, past the shard's or the span's end.
 
     Args:
         data: the index file's JSON.
         samples: how many the manifest says there are.
         shard_bytes: size of the shard by its manifest.
+        in_parts: keep what is needed to check a sample that is read in parts.
 
     Raises:
         ValueError: it is no index, or has another number of samples; the text says what is wrong.
     """
 
-    __slots__ = ("_key_ends", "_keys", "begins", "crcs", "lengths", "members", "missing", "places", "unfit")
+    __slots__ = (
+        "_key_ends",
+        "_keys",
+        "begins",
+        "crcs",
+        "lengths",
+        "member_crcs",
+        "members",
+        "missing",
+        "places",
+        "unfit",
+    )
 
-    def __init__(self, data: bytes, samples: int, shard_bytes: int) -> None:
+    def __init__(self, data: bytes, samples: int, shard_bytes: int, in_parts: bool = False) -> None:
         try:
             rows = orjson.loads(data)["samples"]
             if not isinstance(rows, list) or len(rows) != samples:
                 raise ValueError(f"{len(rows)} samples, the manifest says {samples}")
-            keys, begins, lengths, crcs, members = zip(*rows, strict=True)
+            keys, begins, lengths, crcs, members, *parts = zip(*rows, strict=True)
             encoded = [key.encode() for key in keys]
             self.begins = np.array(begins, np.int64)
             self.lengths = np.array(lengths, np.int64)
             wide_crcs = np.array(crcs, np.int64)
             places, self.missing = self._places(members)
+            self.member_crcs: np.ndarray | None = None
+            if in_parts and parts and self.missing is None:
+                self.member_crcs = np.array(parts[0], np.int64).astype(np.uint32).reshape(len(keys), len(self.members))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
         self._keys = b"".join(encoded)

@@ -4,9 +4,10 @@ import errno
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from isal.isal_zlib import crc32
@@ -88,6 +89,8 @@ class ShardDataset:
         cache: where shards of a remote manifest are kept, in its folder ``shards``; default as ``InputFolder``.
         cache_bytes: the most that fetched shards may take there, see ``ShardCache``.
         check_finite: refuse NaN and infinity.
+        only: the fields that are read, of those that the manifest lists; None for all. The others' bytes are passed
+            over.
 
     Raises:
         DataError: the manifest is of another kind or holds no samples.
@@ -99,6 +102,7 @@ class ShardDataset:
         cache: Path | None = None,
         cache_bytes: int | None = None,
         check_finite: bool = True,
+        only: Collection[str] | None = None,
     ) -> None:
         shards = manifest.metadata.get("shards")
         if not isinstance(shards, list) or not sum(shard["samples"] for shard in shards):
@@ -120,8 +124,12 @@ class ShardDataset:
         self._dropped: dict[int, _OpenShard | None] = {}
         self._verified: dict[int, tuple[tuple[int, int, int], np.ndarray]] = {}
         self._buffers = Buffers()
-        fields = manifest.metadata.get("fields")
-        self._decoder = SampleDecoder(fields, check_finite)
+        fields: dict[str, Any] | None = manifest.metadata.get("fields")
+        skipped = set(fields or ()) - set(only) if only is not None else set()
+        if fields is not None:
+            fields = {name: said for name, said in fields.items() if name not in skipped}
+        self._in_parts = bool(skipped)
+        self._decoder = SampleDecoder(fields, check_finite, [f"{name}.npy" for name in skipped])
         self._batches = BatchReader(fields, self._decoder)
 
     def __len__(self) -> int:
@@ -287,7 +295,7 @@ class ShardDataset:
         except (NotFound, DataError) as error:
             return _BrokenShard("missing index" if isinstance(error, NotFound) else "damaged index", error.what)
         try:
-            index = ShardIndex(data, int(self.shard_sizes[number]), entry.bytes)
+            index = ShardIndex(data, int(self.shard_sizes[number]), entry.bytes, self._in_parts)
         except ValueError as error:
             return _BrokenShard("damaged index", str(error))
         try:

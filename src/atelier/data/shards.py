@@ -1,8 +1,9 @@
 """Training shards: WebDataset tars with fixed bytes, and beside each an index of where every sample lies.
 
 A shard holds samples ``<key>.<field>.npy`` (fixed dtype, never pickled) and ``<key>.json``. Its index,
-``<shard>.index.json``, lists for each sample its key, the span of its members in the tar, a CRC-32 of that span
-and every member's place, so that one read fetches one sample and nothing is extracted.
+``<shard>.index.json``, lists for each sample its key, the span of its members in the tar, a CRC-32 of that span,
+every member's place and a CRC-32 of each, so that one read fetches one sample, or some members of it, and nothing is
+extracted.
 """
 
 import io
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from isal.isal_zlib import crc32
 
+from atelier.data import bfloat16
 from atelier.data.tar_bytes import add_bytes, open_for_writing
 from atelier.errors import DataError
 from atelier.storage.atomic import os_errors
@@ -48,7 +50,7 @@ class ShardWriter:
 
         Args:
             key: no dot, unique in the shard.
-            arrays: by field name, e.g. ``{"latent": [4, 16, 16] fp16}``; C order, no objects.
+            arrays: by field name, e.g. ``{"latent": [4, 16, 16] fp16}``; no objects.
             record: JSON values; stored as ``<key>.json``.
 
         Raises:
@@ -71,7 +73,8 @@ class ShardWriter:
             crc = self._crc(begin)
         # Places are relative to the span, which the loader reads in one go.
         spans = {name: [offset - begin, size] for name, (offset, size) in places.items()}
-        self._samples.append([key, begin, self._tar.offset - begin, crc, spans])
+        own = [crc32(data) for data in members.values()]
+        self._samples.append([key, begin, self._tar.offset - begin, crc, spans, own])
 
     def problem(self, arrays: dict[str, np.ndarray]) -> str:
         """Why a sample cannot be written, or "": its fields, their dtypes and shapes are those of the shard's first
@@ -81,21 +84,25 @@ class ShardWriter:
         for name, array in sorted(arrays.items()):
             if array.dtype.hasobject:
                 return f"wrong dtype: {name} holds Python objects"
-            dtype, shape = self.fields.get(name, (array.dtype.str, list(array.shape)))
-            if array.dtype.str != dtype:
-                return f"wrong dtype: {name} is {array.dtype.str}, not {dtype}"
+            own = bfloat16.name_of(array.dtype)
+            dtype, shape = self.fields.get(name, (own, list(array.shape)))
+            if own != dtype:
+                return f"wrong dtype: {name} is {own}, not {dtype}"
             if array.ndim != len(shape) or list(array.shape[1:]) != shape[1:]:
                 return f"wrong shape: {name} is {list(array.shape)}, not {shape}"
-            if array.dtype.kind in "fc" and not np.isfinite(array).all():
+            finite = bfloat16.is_finite(array) if own == bfloat16.NAME else _is_finite(array)
+            if not finite:
                 return f"non-finite {name}"
         return ""
 
     def _npy(self, name: str, array: np.ndarray) -> bytes:
-        known = self.fields.setdefault(name, [array.dtype.str, list(array.shape)])
+        known = self.fields.setdefault(name, [bfloat16.name_of(array.dtype), list(array.shape)])
         # A dimension that varies is noted as null.
         known[1] = [a if a == b else None for a, b in zip(known[1], array.shape, strict=True)]
         buffer = io.BytesIO()
-        np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+        # Not ascontiguousarray, which gives an array without dimensions one.
+        plain = np.asarray(bfloat16.stored(array), order="C")
+        np.lib.format.write_array(buffer, plain, version=(1, 0), allow_pickle=False)
         return buffer.getvalue()
 
     def _crc(self, begin: int) -> int:
@@ -134,3 +141,7 @@ class ShardWriter:
         """Drops the unfinished shard."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    return array.dtype.kind not in "fc" or bool(np.isfinite(array).all())

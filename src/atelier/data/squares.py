@@ -1,6 +1,28 @@
-"""The two centre squares of CrossFlow's pictures: for training, and of COCO for validation."""
+"""The centre squares that are cut of a picture, by name; CrossFlow's two among them."""
 
+from collections.abc import Callable, Sequence
+
+import numpy as np
 from PIL import Image
+
+from atelier.data.geometry import centre_square, decode_whole
+
+
+def decode_squares(jpeg: bytes, resolutions: Sequence[int], crop: str = "bilinear") -> dict[int, np.ndarray]:
+    """Decodes a picture once and cuts its squares.
+
+    Args:
+        resolutions: pixels of their sides.
+        crop: one of ``CROPS``.
+
+    Returns:
+        uint8 [res, res, 3] by resolution, RGB.
+
+    Raises:
+        ValueError: not an image, a damaged one, or an image bomb.
+    """
+    image = decode_whole(jpeg, max(resolutions))
+    return {res: np.asarray(CROPS[crop](image, res)) for res in resolutions}
 
 
 def training_square(image: Image.Image, size: int) -> Image.Image:
@@ -20,3 +42,10 @@ def coco_square(image: Image.Image, size: int) -> Image.Image:
 def _centre(image: Image.Image, size: int) -> Image.Image:
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
+
+
+CROPS: dict[str, Callable[[Image.Image, int], Image.Image]] = {
+    "bilinear": centre_square,
+    "adm": training_square,
+    "coco": coco_square,
+}

@@ -24,6 +24,8 @@ class ShardSummary:
         fields: name → [dtype, shape], null where a dimension varies.
         quarantined: the raw examples that are not in it.
         boxes: counts of kept, clipped and dropped boxes.
+        filtered: how many raw examples were filtered out, by reason.
+        counts: what the encoder counted.
     """
 
     name: str
@@ -33,6 +35,13 @@ class ShardSummary:
     fields: dict[str, list[Any]]
     quarantined: tuple[Quarantined, ...]
     boxes: dict[str, int]
+    filtered: dict[str, int]
+    counts: dict[str, int]
+
+    @property
+    def filtered_total(self) -> int:
+        """How many raw examples were filtered out."""
+        return sum(self.filtered.values())
 
     @classmethod
     def of_index(cls, text: bytes) -> "ShardSummary":
@@ -46,6 +55,8 @@ class ShardSummary:
             index["fields"],
             tuple(Quarantined(key, reason) for key, reason in index["quarantined"]),
             index["boxes"],
+            index.get("filtered", {}),
+            index.get("counts", {}),
         )
 
 
@@ -69,7 +80,7 @@ def metadata(summaries: Iterable[ShardSummary], reasons: dict[str, int]) -> dict
         DataError: two shards have fields of another kind.
     """
     fields: dict[str, list[Any]] = {}
-    boxes, samples, shards = Counter[str](), 0, []
+    boxes, filtered, counts, samples, shards = Counter[str](), Counter[str](), Counter[str](), 0, []
     for summary in summaries:
         for name, (dtype, shape) in summary.fields.items():
             known = fields.setdefault(name, [dtype, shape])
@@ -80,12 +91,16 @@ def metadata(summaries: Iterable[ShardSummary], reasons: dict[str, int]) -> dict
                 )
             fields[name] = [dtype, [a if a == b else None for a, b in zip(known[1], shape, strict=True)]]
         boxes.update(summary.boxes)
+        filtered.update(summary.filtered)
+        counts.update(summary.counts)
         samples += summary.samples
         if summary.samples:
             shards.append({"name": summary.name, "samples": summary.samples})
     return {
         "samples": samples,
         "quarantined": reasons,
+        "filtered": dict(filtered.most_common()),
+        **({"counts": dict(sorted(counts.items()))} if counts else {}),
         "fields": fields,
         "boxes": {name: boxes[name] for name in ("kept", "clipped", "dropped")},
         "shards": shards,

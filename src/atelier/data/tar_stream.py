@@ -4,7 +4,10 @@ Plain and gzipped tars are told apart by their first bytes, whatever the name sa
 file, leaves the folder or is too large comes with a ``problem`` instead of its content.
 """
 
+import contextlib
 import gzip
+import itertools
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -58,22 +61,57 @@ def members(tar: Path, head: int | None = None) -> Iterator[Member]:
         TarDamaged: at the place where it cannot be read on.
         StorageError: the file is missing, or the disk fails (which is not the tar's fault).
     """
-    count = 0
+    count = itertools.count()
+    with _opened(tar, count) as file:
+        for member, stream in _entries(file, MAX_MEMBER):
+            problem = _problem(member, MAX_MEMBER)
+            if problem or stream is None:
+                yield Member(printable(member.name), b"", problem or "not a regular file")
+                continue
+            wanted = member.size if head is None else min(head, member.size)
+            data = stream.read(wanted)
+            if len(data) != wanted:
+                raise tarfile.ReadError(f"unexpected end of data in {printable(member.name)}")
+            next(count)
+            yield Member(printable(member.name), data, "")
+
+
+def lines(tar: Path, suffix: str, longest: int) -> Iterator[bytes | None]:
+    """The lines of the members whose names end with ``suffix``, of whatever size they are.
+
+    Args:
+        longest: bytes of a line; in the place of a longer one comes None.
+
+    Raises:
+        As ``members``.
+    """
+    count = itertools.count()
+    with _opened(tar, count) as file:
+        for member, stream in _entries(file, sys.maxsize):
+            if stream is not None and member.name.endswith(suffix):
+                yield from lines_of(stream, longest)
+                next(count)
+
+
+def lines_of(stream: IO[bytes], longest: int) -> Iterator[bytes | None]:
+    """The lines of a stream, None in the place of one that is longer than ``longest`` bytes."""
+    while line := stream.readline(longest + 1):
+        if len(line) <= longest or line.endswith(b"\n"):
+            yield line
+            continue
+        while (rest := stream.readline(longest)) and not rest.endswith(b"\n"):
+            pass
+        yield None
+
+
+@contextlib.contextmanager
+def _opened(tar: Path, read: Iterator[int]) -> Iterator[IO[bytes]]:
+    """The tar's file; what is damaged in it is told with the number of members that were read."""
     with os_errors(tar), tar.open("rb") as file:
         try:
-            for member, stream in _entries(file):
-                problem = _problem(member)
-                if problem or stream is None:
-                    yield Member(printable(member.name), b"", problem or "not a regular file")
-                    continue
-                wanted = member.size if head is None else min(head, member.size)
-                data = stream.read(wanted)
-                if len(data) != wanted:
-                    raise tarfile.ReadError(f"unexpected end of data in {printable(member.name)}")
-                count += 1
-                yield Member(printable(member.name), data, "")
+            yield file
         except (tarfile.TarError, EOFError, IsalError, ValueError, OverflowError, gzip.BadGzipFile) as error:  # type: ignore[misc]
-            raise TarDamaged(f"after {count:,} files ({printable(str(error))})") from error
+            raise TarDamaged(f"after {next(read):,} files ({printable(str(error))})") from error
         except OSError as error:
             raise storage_error(error, tar) from error
 
@@ -84,23 +122,25 @@ def printable(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in clean)[:300]
 
 
-def _entries(file: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+def _entries(file: IO[bytes], largest: int) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
     packed = file.read(2) == b"\x1f\x8b"
     size = file.seek(0, 2)
     file.seek(0)
     if not packed:
         with tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictTarInfo) as archive:
-            yield from _forward(archive, size, "the tar ends within {name}")
+            yield from _forward(archive, largest, size, "the tar ends within {name}")
         return
     limit = MAX_EXPANSION * size + EXPANSION_GRACE
     stream = _Bounded(igzip.GzipFile(fileobj=file), limit)
     with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=_BLOCK, tarinfo=_StrictTarInfo) as archive:
-        yield from _forward(archive, limit, "a decompression bomb: more than {limit:,} bytes")
+        yield from _forward(archive, largest, limit, "a decompression bomb: more than {limit:,} bytes")
     while stream.read(_BLOCK):  # to gzip's end mark: its checksum covers everything
         pass
 
 
-def _forward(archive: tarfile.TarFile, limit: int, beyond: str) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+def _forward(
+    archive: tarfile.TarFile, largest: int, limit: int, beyond: str
+) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
     while (member := archive.next()) is not None:
         if archive.offset <= member.offset:  # a stated size that leads back: tarfile would go round for ever
             raise tarfile.ReadError(f"a header states {member.size:,} bytes")
@@ -108,17 +148,17 @@ def _forward(archive: tarfile.TarFile, limit: int, beyond: str) -> Iterator[tupl
             raise tarfile.ReadError(beyond.format(name=member.name, limit=limit))
         archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header that it saw
         if not member.isdir():
-            yield member, archive.extractfile(member) if not _problem(member) else None
+            yield member, archive.extractfile(member) if not _problem(member, largest) else None
 
 
-def _problem(member: tarfile.TarInfo) -> str:
+def _problem(member: tarfile.TarInfo, largest: int) -> str:
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or "\\" in member.name:
         return "its path leaves the folder"
     if not member.isreg() or member.issparse():
         return "not a regular file"
-    if member.size > MAX_MEMBER:
-        return f"too large: {member.size:,} bytes, at most {MAX_MEMBER:,}"
+    if member.size > largest:
+        return f"too large: {member.size:,} bytes, at most {largest:,}"
     return ""
 
 

@@ -67,15 +67,18 @@ def work_through(
     if workers > 1 and not isinstance(work, WorkSpec):
         raise ValueError("several workers need the work's specification: each makes its own")
     covered = sum(shard.covers for unit in before for shard in unit.shards)
+    filtered = sum(shard.filtered_total for unit in before for shard in unit.shards)
     progress = Progress(label, total, "images", start=covered)
     quarantine.replace(bad for unit in before for shard in unit.shards for bad in shard.quarantined)
 
-    def report(images: int, bad: list[Quarantined]) -> None:
+    def report(images: int, bad: list[Quarantined], dropped: int) -> None:
+        nonlocal filtered
+        filtered += dropped
         for entry in bad:
             quarantine.add(entry.key, entry.reason)
         if total is not None:
             quarantine.check_ahead(total)
-        fields = {"workers": workers} if workers > 1 else {}
+        fields = ({"workers": workers} if workers > 1 else {}) | ({"filtered": filtered} if filtered else {})
         progress.advance(images, quarantined=len(quarantine.entries), **fields)
 
     try:

@@ -1,6 +1,7 @@
 """What a lane does with raw examples: prepare each one in a thread, finish a batch of them on the accelerator."""
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,12 +21,14 @@ class Sample:
             first, is quarantined.
         record: everything that is not an array; JSON values.
         boxes: how many were kept, clipped and dropped.
+        counts: what else is counted of the samples, by name.
     """
 
     key: str
     arrays: dict[str, np.ndarray]
     record: dict[str, Any]
     boxes: dict[str, int]
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 class Work(Protocol):
@@ -49,6 +52,10 @@ class Work(Protocol):
     @property
     def batch(self) -> int:
         """Examples finished at once."""
+        ...
+
+    def unwanted(self, example: RawExample) -> str:
+        """Why an example is dropped before it is decoded, or ""; must be quick: one thread asks for all of them."""
         ...
 
     def prepare(self, example: RawExample) -> Any:

@@ -66,7 +66,8 @@ def run_in_processes(
             elif "error" in message:
                 raise worker.error(message)
             elif "batch" in message:
-                report(message["batch"], [Quarantined(key, reason) for key, reason in message["bad"]])
+                bad = [Quarantined(key, reason) for key, reason in message["bad"]]
+                report(message["batch"], bad, message["filtered"])
             elif "done" in message:
                 digests.add(message["done"])
                 worker.finished = True

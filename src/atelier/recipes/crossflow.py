@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from atelier.data.filters import Filters
 from atelier.errors import ConfigError
 from atelier.recipes.starting import Starting
 from atelier.training.config import TrainConfig
 from atelier.training.footprint import Footprint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from PIL import Image
     from torch import Tensor
@@ -64,6 +65,8 @@ class Config(BaseModel):
 
     train: TrainConfig
     encode_batch: int = Field(8, gt=0)
+    crop: Literal["adm", "bilinear"] = Field("adm", description="of the training pictures, see data.squares.CROPS")
+    filters: Filters = Field(Filters(), description="what is dropped before it is decoded")
     samples_per_shard: int = Field(1024, gt=0)
     max_quarantined: float = Field(0.02, ge=0, le=1)
 
@@ -240,12 +243,22 @@ class Recipe:
     config: Config
     name: str = "crossflow"
     twin: str = "sd_twin"
-    raw_forms: tuple[str, ...] = ("captioned",)
+    raw_forms: tuple[str, ...] = ("captioned", "img2dataset")
+    several_resolutions: bool = True
 
     @property
-    def box_rules(self) -> dict[str, float | int]:
-        """No boxes are trained on."""
-        return {}
+    def sample_settings(self) -> dict[str, Any]:
+        """How a picture is cut and what is dropped, see ``data.settings``; no boxes are trained on."""
+        t5 = self.config.language_model == "t5"
+        return {"crop": self.config.crop, "filters": replace(self.config.filters, for_t5=t5)}
+
+    def features(self, base: Path) -> dict[str, Any]:
+        """What a manifest of features says of the models that made them: ``language_model`` ("clip" or "t5") and
+        ``text_width``; features of one cannot be read by a model of another."""
+        from atelier.convert.language_model import CONFIG, described
+
+        kind, width = described(base / CONFIG)
+        return {"language_model": kind, "text_width": width}
 
     @property
     def footprint(self) -> Footprint:
@@ -285,27 +298,33 @@ class Recipe:
         name = f"{config.resolution} px, {config.language_model}, {config.backbone}"
         check_language_model(fetch(CONFIG), config.model().text.get("width", 768), name)
 
-    def check_features(self, fields: "Mapping[str, Any]") -> None:
+    def check_features(self, metadata: "Mapping[str, Any]") -> None:
         """Sees that encoded samples are of the language model and the resolution that are trained.
 
         Args:
-            fields: of the shards' manifest, name → [dtype, shape].
+            metadata: of the shards' manifest: ``fields`` (name → [dtype, shape]), and what ``features`` said of them.
 
         Raises:
             ConfigError: they are of others.
         """
-        networks = self.config.model()
+        config, networks = self.config, self.config.model()
+        fields: Mapping[str, Any] = metadata.get("fields", {})
+        width = networks.text.get("width", 768)
+        kind, found = metadata.get("language_model", config.language_model), metadata.get("text_width")
+        if found is None and "text" in fields:
+            found = fields["text"][1][-1]
+        if kind != config.language_model or found not in (None, width):
+            raise ConfigError(
+                f"the shards' text is of {kind}, {found} wide; this model reads {config.language_model}, {width} wide",
+                f"preprocess with a recipe that reads {config.language_model}, or train one that reads {kind}",
+            )
         channels, *sides = networks.latent_shape
-        text, moments = networks.text.get("width", 768), [2 * channels, *sides]
-        for name, found, wanted in (
-            ("text", (fields.get("text") or [None, [text]])[1][-1:], [text]),
-            ("moments", (fields.get("moments") or [None, moments])[1], moments),
-        ):
-            if list(found) != wanted:
-                raise ConfigError(
-                    f"the shards' {name} is {list(found)}, this model reads {wanted}",
-                    f"use features of {self.config.resolution} px and of {self.config.language_model}",
-                )
+        name = moments_field(fields, config.resolution) if fields else ""
+        if fields and list(fields[name][1]) != [2 * channels, *sides]:
+            raise ConfigError(
+                f"the shards' {name} is {fields[name][1]}, this model reads {[2 * channels, *sides]}",
+                f"use features of {config.resolution} px",
+            )
 
     @property
     def starting(self) -> Starting:
@@ -399,6 +418,23 @@ class Recipe:
             generator=[torch.Generator().manual_seed(layout.seed) for layout in layouts],
         ).images
         return images
+
+
+def moments_field(known: "Collection[str]", resolution: int) -> str:
+    """The field of a resolution's moments; shards of one resolution may call it ``moments`` alone.
+
+    Raises:
+        ConfigError: there are none of it.
+    """
+    own = f"moments_{resolution}"
+    found = next((name for name in (own, "moments") if name in known), None)
+    if found is None:
+        there = sorted(name.removeprefix("moments_") for name in known if name.startswith("moments_"))
+        raise ConfigError(
+            f"the features are of {' and '.join(there) or 'no'} px, the model reads {resolution}",
+            "preprocess with this resolution among resolutions",
+        )
+    return found
 
 
 def _read_folder(folder: Path) -> "Weights":

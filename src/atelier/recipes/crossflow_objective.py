@@ -6,6 +6,7 @@ term keeps the text's posterior near the normal distribution, and a contrastive 
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from atelier.data import bfloat16
 from atelier.data.batch_reader import column
 from atelier.errors import ConfigError
 from atelier.models.crossflow.configs import CrossFlowConfig
@@ -22,6 +24,7 @@ from atelier.models.crossflow.flops import training_flops
 from atelier.models.crossflow.model import CrossFlow, released_name
 from atelier.models.crossflow.text_encoder import Posterior
 from atelier.recipes import crossflow_losses as losses
+from atelier.recipes.crossflow import moments_field
 from atelier.recipes.crossflow_losses import Everyone, FlowLoss, Interpolant
 from atelier.recipes.denoising import compute_dtype
 from atelier.training.everyone import all_rows
@@ -184,12 +187,13 @@ class Objective:
         """Shard samples to a batch, float32: moments [B, 2C, h, w], text [B, T, d], mask [B, T], and images
         [B, 3, H, W] in [-1, 1] where the image tower reads pixels.
 
-        A text is stored without its padding (``parity``: with it); ``tokens`` says how many of its rows are tokens.
+        Moments are those of the model's resolution. A text is stored without its padding (``parity``: with it);
+        ``tokens`` says how many of its rows are tokens.
         """
         width, tokens = self.networks.text["width"], self.networks.text.get("tokens", 77)
         text, mask = torch.zeros(len(samples), tokens, width), torch.zeros(len(samples), tokens)
         for row, sample in enumerate(samples):
-            states = torch.from_numpy(sample["text"])
+            states = bfloat16.tensor(sample["text"])
             if states.shape[-1] != width:
                 raise ConfigError(
                     f"sample {sample.get('key', row)} has a text of width {states.shape[-1]}, the model reads {width}",
@@ -197,7 +201,7 @@ class Objective:
                 )
             text[row, : len(states)] = states[:tokens]
             mask[row, : int(sample["tokens"].item())] = 1
-        moments = torch.from_numpy(column(samples, "moments")).float()
+        moments = bfloat16.tensor(column(samples, moments_field(samples[0], self.config.resolution))).float()
         channels, *sides = self.networks.latent_shape
         if list(moments.shape[1:]) != [2 * channels, *sides]:
             raise ConfigError(
@@ -209,6 +213,15 @@ class Objective:
             pixels = torch.from_numpy(column(samples, "image"))
             batch["images"] = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
         return batch
+
+    def fields(self, known: Collection[str]) -> set[str]:
+        """Those of the shards' fields that a training reads: one resolution's moments of several.
+
+        Raises:
+            ConfigError: there are none of the model's resolution.
+        """
+        pixels = {"image"} if self.config.image_tower == "pixels" else set()
+        return {moments_field(known, self.config.resolution), "text", "tokens", *pixels}
 
     def loss(self, model: CrossFlow, batch: dict[str, Any], draws: Draws, progress: float) -> dict[str, Tensor]:
         """The sum of flow, contrastive and KL terms, and each of them."""

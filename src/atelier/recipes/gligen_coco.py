@@ -161,7 +161,7 @@ class Recipe(GroundedRecipe):
     raw_forms: tuple[str, ...] = ("coco",)
 
     @property
-    def box_rules(self) -> dict[str, Any]:
+    def sample_settings(self) -> dict[str, Any]:
         """The fields of ``data.settings.Settings`` that say which boxes are trained on."""
         return {"min_area": self.config.min_area, "max_boxes": self.config.max_boxes}
 

@@ -51,7 +51,11 @@ class GroundedRecipe:
     def check_base(self, fetch: Callable[[str], Path]) -> None:
         """Any base of the right parts will do."""
 
-    def check_features(self, fields: Mapping[str, Any]) -> None:
+    def features(self, base: Path) -> dict[str, Any]:
+        """A manifest of features needs to say nothing of the models that made them."""
+        return {}
+
+    def check_features(self, metadata: Mapping[str, Any]) -> None:
         """A batch says itself what it lacks."""
 
     def export(self, base: Path, adapter: "dict[str, Tensor]", folder: Path) -> dict[str, int]:

@@ -182,7 +182,7 @@ class Recipe(GroundedRecipe):
     raw_forms: tuple[str, ...] = ("sa1b", "sa1b-latents")
 
     @property
-    def box_rules(self) -> dict[str, float | int]:
+    def sample_settings(self) -> dict[str, float | int]:
         """The fields of ``data.settings.Settings`` that say which boxes are trained on."""
         return {"min_confidence": self.config.min_confidence, "max_boxes": self.config.max_boxes}
 

@@ -1,6 +1,5 @@
 """Prompts as CrossFlow's text encoder reads them: CLIP's or T5's last states, and which of them are tokens."""
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from atelier.convert.language_model import CONFIG, described
 from atelier.data.t5_captions import clean_caption
-from atelier.errors import ConfigError, DataError
+from atelier.errors import ConfigError
 
 MAX_TOKENS = 77
 T5_SCALE = 10.0
@@ -38,12 +38,7 @@ def open_language_model(folder: Path) -> tuple[Any, Any]:
     """
     from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
-    path = folder / "text_encoder" / "config.json"
-    try:
-        kind = json.loads(path.read_text())["model_type"]
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} cannot be read ({error})", "give a diffusers folder with a text encoder") from error
-    model: Any = T5EncoderModel if kind == "t5" else CLIPTextModel
+    model: Any = T5EncoderModel if described(folder / CONFIG)[0] == "t5" else CLIPTextModel
     encoder = as_trained(model.from_pretrained(folder / "text_encoder"))
     encoder.eval().requires_grad_(False)
     return AutoTokenizer.from_pretrained(folder / "tokenizer"), encoder
@@ -55,11 +50,16 @@ def as_trained(encoder: Any) -> Any:
 
 
 @torch.no_grad()
-def encode(tokenizer: Any, encoder: Any, prompts: Sequence[str], tokens: int = MAX_TOKENS) -> Prompts:
+def encode(
+    tokenizer: Any, encoder: Any, prompts: Sequence[str], tokens: int = MAX_TOKENS, warn: bool = True
+) -> Prompts:
     """Encodes prompts, padded and cut to ``tokens``.
 
     CLIP sees its own padding (it was trained so), T5 does not; T5's captions are cleaned first. A prompt longer than
     that is cut, and the log says so; an empty one is a begin and an end.
+
+    Args:
+        warn: say it; of a data set's captions it is counted instead.
 
     Raises:
         ConfigError: a prompt is no text.
@@ -73,7 +73,7 @@ def encode(tokenizer: Any, encoder: Any, prompts: Sequence[str], tokens: int = M
     whole = tokenizer(texts, padding=False, truncation=False).input_ids
     cut = tuple(max(0, len(ids) - tokens) for ids in whole)
     for prompt, lost in zip(prompts, cut, strict=True):
-        if lost:
+        if lost and warn:
             _log.warning("the last %d tokens of this prompt are not seen: %.60s …", lost, prompt)
     ids, mask = given.input_ids.to(encoder.device), given.attention_mask.to(encoder.device)
     states = encoder(ids, attention_mask=mask if t5 else None).last_hidden_state.float()

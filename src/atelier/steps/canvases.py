@@ -13,22 +13,24 @@ from atelier.storage.inputs import InputFolder
 
 def canvases(folder: InputFolder, most: int) -> list[Picture]:
     """The first pictures, cut to the centre square, with boxes and phrases where there are any."""
-    files = folder.manifest.kind in ("coco-raw", "captioned-raw")
-    return _of_files(folder, most) if files else _of_tars(folder, most)
+    shown = folder.manifest.kind in ("coco-raw", "captioned-raw", "img2dataset-raw")
+    return _of_source(folder, most) if shown else _of_tars(folder, most)
 
 
-def _of_files(folder: InputFolder, most: int) -> list[Picture]:
-    from atelier.data.captioned_source import CaptionedSource
-    from atelier.data.coco_source import COCOSource
-    from atelier.data.quarantine import Quarantined
+def _of_source(folder: InputFolder, most: int) -> list[Picture]:
+    from atelier.data.geometry import decode_whole
+    from atelier.data.raw_example import RawExample
+    from atelier.data.raw_source import open_source
     from atelier.data.settings import Settings
 
-    kind = CaptionedSource if folder.manifest.kind == "captioned-raw" else COCOSource
-    source, shown = kind(folder.manifest), list[Picture]()
-    for example in source.first(most):
-        if isinstance(example, Quarantined):
-            continue  # preprocess has counted it
-        image = _centre_square(Image.open(io.BytesIO(example.image)).convert("RGB"))
+    source, shown = open_source(folder.manifest), list[Picture]()
+    for example in source.first(most):  # type: ignore[attr-defined]  # these kinds' sources have it
+        try:
+            if not isinstance(example, RawExample):
+                continue  # preprocess has counted it
+            image = _centre_square(decode_whole(example.image, 1))
+        except ValueError:
+            continue  # likewise
         chosen = source.select(example, Settings(res=image.width, samples_per_shard=1, batch=1))
         shown.append(Picture(image, chosen.boxes.tolist(), [word(phrase) for phrase in chosen.phrases], chosen.caption))
     return shown

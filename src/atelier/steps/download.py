@@ -66,10 +66,15 @@ def _from_folder(form: RawForm, source: Manifest) -> dict[str, str]:
 
 
 def _from_patterns(form: RawForm, source: Manifest) -> dict[str, str]:
-    wanted: dict[str, str] = {}
+    wanted, beside = dict[str, str](), 0
     for kind, folder in form.folders.items():
         for url in expand(str(source.metadata[kind])) if kind in source.metadata else ():
-            _add(wanted, folder, url)
+            if form.beside and file_name(url).endswith(form.beside):
+                beside += 1
+            else:
+                _add(wanted, folder, url)
+    if beside:
+        print(f"download: {beside} files of no use left out ({', '.join(form.beside)})", flush=True)
     return wanted
 
 

@@ -216,6 +216,9 @@ def _data_facts(shards: Manifest) -> dict[str, Any]:
     quarantined = shards.metadata.get("quarantined") or {}
     facts["quarantined"] = sum(quarantined.values())
     facts |= {f"of these “{reason}”": count for reason, count in quarantined.items()}
+    facts |= {f"filtered out: {reason}": count for reason, count in (shards.metadata.get("filtered") or {}).items()}
+    if cut := shards.metadata.get("counts", {}).get("captions_cut"):
+        facts["captions cut"] = cut
     return facts
 
 

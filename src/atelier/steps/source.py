@@ -1,5 +1,6 @@
 """Source: the URIs of published data, or canvases of real handwritten digits where none are given."""
 
+from pathlib import PurePosixPath
 from typing import Any
 
 from atelier.data import raw_form
@@ -30,7 +31,8 @@ def run(
 
     The form is the one named, else the one of those that the recipe reads that knows what was given: ``tars``,
     ``captions`` and ``boxes`` (SA-1B), ``latents`` and ``boxes`` (SA-1B encoded already), ``pictures``, ``captions``
-    and ``boxes`` (COCO), or without boxes (``coco-images``).
+    and ``boxes`` (COCO), or without boxes (``coco-images``), ``pictures`` and ``captions`` (a list of prompts), or
+    ``pictures`` alone (img2dataset's tars).
 
     Raises:
         ConfigError: see ``check``.
@@ -102,16 +104,29 @@ def check(
     if not given:
         digits.check(images=images, seed=seed)
         return forms[0].name, {}
-    chosen = next((each for each in forms if given <= each.folders.keys()), None)
+    # A form that lacks nothing, and holds such files, goes before one that would want more.
+    knowing = [each for each in forms if given <= each.folders.keys()]
+    whole = [each for each in knowing if not _missing(each, given) and all(_holds(each, addresses[n]) for n in given)]
+    chosen = next(iter(whole or knowing), None)
     if chosen is None:
         raise ConfigError(
             f"{' and '.join(sorted(given))} given, but {'this pipeline' if form else f'recipe {recipe}'} reads "
             f"{' or '.join(each.name for each in forms)} data",
             " or ".join(f"give {', '.join(each.folders)}" for each in forms),
         )
-    missing = [name for name in chosen.folders if name not in given and name not in chosen.optional]
-    if missing:
+    if missing := _missing(chosen, given):
         raise ConfigError(
             f"no URI for {' and '.join(missing)}", f"give {', '.join(chosen.folders)} together, or none of them"
         )
     return chosen.name, {name: addresses[name] for name in chosen.folders if name in given}
+
+
+def _holds(form: raw_form.RawForm, uri: str) -> bool:
+    """Whether files of a URI's ending may be of the form; a folder, a list or ``*`` may hold anything."""
+    name = uri.split("#", 1)[0].rsplit("/", 1)[-1]
+    ending = PurePosixPath(name).suffix
+    return uri.startswith("@") or not ending[1:].isalnum() or form.kind_of(name) is not None
+
+
+def _missing(form: raw_form.RawForm, given: set[str]) -> list[str]:
+    return [name for name in form.folders if name not in given and name not in form.optional]

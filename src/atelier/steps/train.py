@@ -63,7 +63,7 @@ def run(
     changes = share(changes, cluster, artifacts)
     chosen = get(recipe, profile, {"train": changes})
     config = chosen.config.train
-    chosen.check_features(shards.metadata.get("fields", {}))
+    chosen.check_features(shards.metadata)
     chosen.check_base(InputFolder(base).fetch)
     origin = starting_point(start, base, chosen) if start else None
 

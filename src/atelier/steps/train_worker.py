@@ -39,9 +39,12 @@ def main(plan_place: str) -> int:
         else None
     )
     try:
+        objective, shards = recipe.objective(base), Manifest.parse(plan["shards"])
+        # A recipe that reads some of the fields alone says which.
+        fields = getattr(objective, "fields", None)
         result = train(
-            recipe.objective(base),
-            ShardDataset(Manifest.parse(plan["shards"])),
+            objective,
+            ShardDataset(shards, only=fields(shards.metadata.get("fields", {})) if fields else None),
             recipe.config.train,
             Path(plan["folder"]),
             [
