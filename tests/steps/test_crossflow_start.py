@@ -225,7 +225,7 @@ def test_another_language_model_is_refused_before_its_weights_are_fetched(tmp_pa
     clip = tmp_path / "clip"
     shutil.copytree(base.uri, clip)
     (clip / "text_encoder" / "model.safetensors").unlink()  # whoever read it would fail by that
-    with pytest.raises(ConfigError, match=r"\(clip_text_model\) gives states of width 128, CrossFlow .* reads 96"):
+    with pytest.raises(ConfigError, match=r"\(clip\) gives states of width 128, CrossFlow .* reads 96"):
         frozen("crossflow:512_t5_dit", tmp_path / "artifacts", text_uri=str(clip))
     assert weights.is_file()
     with pytest.raises(ConfigError, match=r"\(t5\) gives states of width 96, CrossFlow .*clip, dimr reads 128"):

@@ -1,9 +1,10 @@
 """The step over real tars and stores; the encoder is the small one of the data tests (the twin's needs its base)."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -25,6 +26,12 @@ class PixelRecipe:
     def encoder(self, base: Path) -> PixelEncoder:
         assert (base / "model_index.json").is_file()
         return PixelEncoder()
+
+    def check_base(self, fetch: Callable[[str], Path]) -> None:
+        """Any will do."""
+
+    def features(self, base: Path) -> dict[str, Any]:
+        return {"made_by": "pixels"}
 
 
 @pytest.fixture(autouse=True)
