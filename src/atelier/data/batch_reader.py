@@ -143,7 +143,8 @@ class BatchReader:
         plan = self._plans.get(index.members) or self._plan(index.members)
         if index.missing is not None or index.unfit.item(own):
             raise _ReadAlone
-        length, pieces, headers, others = index.lengths.item(own), [], [], []
+        length, headers, others = index.lengths.item(own), [], []
+        pieces = list[memoryview]()
         cursor, moved, last = 0, used, 0
         parts, checked = list[_Part](), list[tuple[int, list[memoryview]]]()
         for number, ((name, made, wanted), (offset, size)) in enumerate(

@@ -25,21 +25,25 @@ class Filters:
     """
 
     min_side: int | None = Field(
-        None, ge=0, description="pixels of the shorter side, as stored; None: the greatest resolution that is encoded"
+        default=None,
+        ge=0,
+        description="pixels of the shorter side, as stored; None: the greatest resolution that is encoded",
     )
-    max_aspect: float = Field(2.0, ge=1, description="longer side over shorter side")
+    max_aspect: float = Field(default=2.0, ge=1, description="longer side over shorter side")
     same_proportions: bool = Field(
-        False,
+        default=False,
         description="drop pictures of other proportions than their original: img2dataset's resize_mode border, its "
         "default, puts white bands around them (center_crop changes proportions too, without bands)",
     )
-    nsfw: tuple[str, ...] = Field(("UNLIKELY",), description="values of NSFW that are kept: UNLIKELY, UNSURE, NSFW")
-    min_similarity: float = Field(0.3, description="of picture and caption, by CLIP ViT-B/32")
-    max_punsafe: float = Field(0.1, description="LAION-2B's probability of unsafe content")
-    max_pwatermark: float = Field(0.5, description="LAION-2B's probability of a watermark")
-    unscored: bool = Field(True, description="keep samples that lack a score; one that is no number is dropped")
-    empty_captions: bool = Field(False, description="keep samples whose caption is empty")
-    for_t5: bool = Field(False, description="captions are cleaned for T5: judge by what is left of them")
+    nsfw: tuple[str, ...] = Field(
+        default=("UNLIKELY",), description="values of NSFW that are kept: UNLIKELY, UNSURE, NSFW"
+    )
+    min_similarity: float = Field(default=0.3, description="of picture and caption, by CLIP ViT-B/32")
+    max_punsafe: float = Field(default=0.1, description="LAION-2B's probability of unsafe content")
+    max_pwatermark: float = Field(default=0.5, description="LAION-2B's probability of a watermark")
+    unscored: bool = Field(default=True, description="keep samples that lack a score; one that is no number is dropped")
+    empty_captions: bool = Field(default=False, description="keep samples whose caption is empty")
+    for_t5: bool = Field(default=False, description="captions are cleaned for T5: judge by what is left of them")
 
 
 def changed(filters: Filters, fields: str) -> Filters:
