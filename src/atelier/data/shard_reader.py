@@ -126,7 +126,7 @@ class ShardDataset:
         self._buffers = Buffers()
         fields: dict[str, Any] | None = manifest.metadata.get("fields")
         skipped = set(fields or ()) - set(only) if only is not None else set()
-        if fields is not None:
+        if fields and skipped:
             fields = {name: said for name, said in fields.items() if name not in skipped}
         self._in_parts = bool(skipped)
         self._decoder = SampleDecoder(fields, check_finite, [f"{name}.npy" for name in skipped])
