@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     crossflow.add_argument("--dtype", default="", help="fp32, fp16 or bf16; default: as stored")
     crossflow.add_argument("--keep-tower", action="store_true", help="the contrastive loss's image tower too")
 
+    from atelier.evaluation import text_command as judged
     from atelier.sampling import command as sample
     from atelier.sampling import text_command as text
 
@@ -117,6 +118,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     text.add_arithmetic_arguments(
         command("arithmetic", text.arithmetic, "a picture of one prompt plus and minus others: a strip and a GIF")
+    )
+
+    judged.add_evaluate_text_arguments(
+        command("evaluate-text", judged.evaluate_text, "FID and CLIP score of a CrossFlow model (docs/evaluation.md)")
     )
 
     ui = command("ui", _ui, "open MLflow's page on this project's runs and models")

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Encoder:
     """``atelier.data.encoder.Encoder``.
 
-    Moments, not latents: each step draws its own from them. Padding is not stored unless ``parity`` wants it, which
-    for T5 is most of the bytes.
+    Moments, not latents: each step draws its own from them. Padding, which for T5 is most of the bytes, is not stored
+    unless the released rule wants it.
     """
 
     def __init__(self, base: Path, config: "Config") -> None:
@@ -38,7 +38,7 @@ class Encoder:
         states, counts = half(prompts.states), prompts.mask.sum(1).int().tolist()
         samples = []
         for row, count in enumerate(counts):
-            kept = self.tokens if self.config.parity else count
+            kept = self.tokens if self.config.keeps("padding") else count
             sample = {"moments": moments[row], "text": states[row, :kept], "tokens": np.array([count], np.int32)}
             if self.config.image_tower == "pixels":
                 sample["image"] = images[row]

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 SHRINK = 4
 """The twins' autoencoder makes one latent pixel of 4 × 4."""
 TEXT = {"width": 128, "tokens": 16, "num_layers": 2, "num_heads": 4, "hidden": 128, "num_reductions": 1, "dropout": 0.0}
-TOWER = {"channels": 4, "patch": 2, "width": 64, "layers": 2, "heads": 4}
+TOWER = {"channels": 3, "patch": 2 * SHRINK, "width": 64, "layers": 2, "heads": 4}
+"""Of pixels, as the published one; on latents it has as many patches."""
 
 
 def published(config: "Config") -> CrossFlowConfig:
@@ -36,7 +37,7 @@ def twin(resolution: int, backbone: str) -> CrossFlowConfig:
         raise ConfigError(f"the twin cannot draw {resolution} px", f"use a multiple of {4 * SHRINK}")
     side = resolution // SHRINK
     shape = (4, side, side)
-    tower = TOWER | {"image_size": side}
+    tower = TOWER | {"image_size": resolution}
     if backbone == "dit":
         flow: dict[str, Any] = {"latent_size": side, "patch_size": 2, "hidden_size": 128, "depth": 5, "num_heads": 4}
         return CrossFlowConfig("dit", flow, TEXT, shape, tower)
