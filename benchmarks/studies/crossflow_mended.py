@@ -79,11 +79,9 @@ def save(made: Trained, folder: Path) -> None:
 
 def table(lines: list[dict[str, Any]]) -> str:
     """Mean ± half the range over the seeds, as Markdown."""
-    rows = [
-        "| kept of the published training | seeds | digits, guidance 1 | guidance 3 | held-out loss "
-        "| its null velocity's | null samples |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    head = ("kept of the published training", "seeds", "digits, guidance 1", "guidance 3", "held-out loss")
+    head = (*head, "its null velocity's", "null samples")
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name in RUNS:
         own = [line for line in lines if line["run"] == name]
         if own:

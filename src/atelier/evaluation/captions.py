@@ -31,6 +31,17 @@ def coco_captions(path: Path, count: int, seed: int) -> list[str]:
     return chosen
 
 
+COCO_COUNT = 30_000
+"""Captions that published figures are of."""
+
+
+def read_prompts(path: Path, count: int, seed: int) -> list[str]:
+    """COCO's captions of a ``.json``, the prompts of any other file; ``count`` 0: 30,000 captions, or every prompt."""
+    if path.suffix == ".json":
+        return coco_captions(path, count or COCO_COUNT, seed)
+    return prompts_of_file(path, count)
+
+
 def prompts_of_file(path: Path, count: int = 0) -> list[str]:
     """Prompts of a ``.jsonl`` (``{"prompt": …}`` a line) or of any other file (one a line); ``count`` 0: all.
 

@@ -6,15 +6,18 @@ from pathlib import Path
 from atelier.errors import ConfigError
 from atelier.sampling.text_drawing import Drawing, add_drawing_arguments
 
-COUNT = 30_000
-
 
 def add_evaluate_text_arguments(parser: argparse.ArgumentParser) -> None:
     """``evaluate-text``'s arguments."""
     add_drawing_arguments(parser)
-    parser.add_argument("--captions", type=Path, metavar="JSON", help="COCO's captions_val2014.json")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="in its place prompts, one a line or .jsonl")
-    parser.add_argument("--count", type=int, default=0, help=f"pictures ({COUNT:,} captions, or the whole file)")
+    parser.add_argument(
+        "--captions",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="COCO's captions_val2014.json, or prompts: one a line, or .jsonl",
+    )
+    parser.add_argument("--count", type=int, default=0, help="pictures (30,000 of COCO's captions, or the whole file)")
     parser.add_argument("--fid-weights", default="", metavar="PLACE", help="pt_inception-2015-12-05-6726825d.pth")
     parser.add_argument("--fid-statistics", default="", metavar="PLACE", help="npz with mu and sigma to compare with")
     parser.add_argument("--fid-images", default="", metavar="FOLDER", help="in its place photographs, e.g. val2014")
@@ -27,20 +30,15 @@ def evaluate_text(arguments: argparse.Namespace) -> int:
     Raises:
         AtelierError: as there.
     """
-    if (arguments.captions is None) == (arguments.prompts is None):
-        raise ConfigError("give captions or prompts, and not both", "--captions captions_val2014.json")
     if arguments.count < 0:
         raise ConfigError(f"--count is {arguments.count}", "use at least 2")
 
-    from atelier.evaluation import captions
+    from atelier.evaluation.captions import read_prompts
     from atelier.evaluation.text_evaluation import PAGE, RESULT, Yardsticks, evaluate
 
     yardsticks = Yardsticks(arguments.fid_weights, arguments.fid_statistics, arguments.fid_images, arguments.clip)
     yardsticks.check()
-    if arguments.captions is not None:
-        prompts = captions.coco_captions(arguments.captions, arguments.count or COUNT, arguments.seed)
-    else:
-        prompts = captions.prompts_of_file(arguments.prompts, arguments.count)
+    prompts = read_prompts(arguments.captions, arguments.count, arguments.seed)
     result = evaluate(arguments.out, Drawing.of(arguments), prompts, yardsticks, arguments.seed)
     if result is not None:
         for name, value in result["metrics"].items():
