@@ -251,8 +251,17 @@ def asked(here: Path, folder: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def test_the_command(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes, in turn, draw; the first judges; again alone, nothing is drawn anew."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
     chosen = ["--clip", str(here / "clip"), "--confidence", "0.05", "--counting", "0.06"]
+    assert main(asked(here, tmp_path, *chosen)) == 0
+    assert len(list(tmp_path.glob("out/images/000/*.png"))) == 8
+    assert not (tmp_path / "out/geneval.json").exists()
+    monkeypatch.setenv("RANK", "0")
     assert main(asked(here, tmp_path, *chosen)) == 0
     result = json.loads((tmp_path / "out/geneval.json").read_text())
     assert result["pictures"] == {"single_object": 4, "counting": 4, "position": 4, "color_attr": 4}
@@ -263,6 +272,7 @@ def test_the_command(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert wrong == sum(bool(line["reasons"]) for line in result["per_picture"])
     assert "geneval " in capsys.readouterr().out
     assert (tmp_path / "out/geneval.html").read_text().count("<svg") == 16
+    monkeypatch.delenv("WORLD_SIZE")
     assert main(asked(here, tmp_path, *chosen)) == 0
     assert json.loads((tmp_path / "out/geneval.json").read_text()) == result
 

@@ -1,6 +1,7 @@
 """A model's pictures of many prompts in a folder: each has a number, a prompt and a seed, so that drawing goes on."""
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from atelier.storage.digest import sha256_file, sha256_json
 
 SETTINGS = "settings.json"
 IMAGES = "images"
+POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -84,3 +86,13 @@ def draw(folder: Path, drawing: Drawing, pictures: Sequence[Wanted]) -> int:
             drawing.save(image, one.path(folder), prompt=one.prompt, seed=one.seed)
         progress.advance(len(batch))
     return len(missing)
+
+
+def wait(folder: Path, pictures: Sequence[Wanted]) -> None:
+    """Waits until other processes have drawn the rest; one that dies takes this one with it (torchrun)."""
+    missing = [one for one in pictures if not one.path(folder).is_file()]
+    if missing:
+        print(f"waiting for {len(missing):,} pictures of other processes", flush=True)
+    while missing:
+        time.sleep(POLL_S)
+        missing = [one for one in missing if not one.path(folder).is_file()]

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atelier.errors import ConfigError
 from atelier.sampling.text_drawing import Drawing, add_drawing_arguments, share
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def add_geneval_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def geneval(arguments: argparse.Namespace, open_finder: "Callable[[str], ObjectFinder]") -> int:
-    """See ``evaluation.evaluate``. Under torchrun every process draws its share; judge then with one.
+    """See ``evaluation.evaluate``. Under torchrun every process draws its share, and the first judges.
 
     Args:
         open_finder: a detector by its folder or id.
@@ -43,13 +42,13 @@ def geneval(arguments: argparse.Namespace, open_finder: "Callable[[str], ObjectF
     from atelier.evaluation.geneval.rules import Thresholds
     from atelier.evaluation.geneval.tasks import read_tasks
 
-    if share()[1] > 1:
-        raise ConfigError("geneval runs in one process", "leave torchrun out")
     tasks = read_tasks(arguments.prompts)
     finder = open_finder(arguments.detector)
     finder.check(sorted({one.label for task in tasks for one in (*task.include, *task.exclude)}))
     colours = ClipColours(ClipScore(arguments.clip)) if arguments.clip else None
     pictures = draw(arguments.out, Drawing.of(arguments), tasks, arguments.seed, arguments.each)
+    if share()[0]:
+        return 0
     thresholds = Thresholds(arguments.confidence, arguments.counting)
     result = evaluate(arguments.out, tasks, pictures, finder, colours, thresholds, arguments.batch)
     for name, value in result["metrics"].items():

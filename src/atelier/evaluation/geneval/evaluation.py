@@ -14,7 +14,7 @@ from atelier.evaluation.geneval.tasks import Task
 from atelier.evaluation.inception_features import open_picture
 from atelier.evaluation.text_images import Wanted
 from atelier.progress import Progress
-from atelier.sampling.text_drawing import Drawing
+from atelier.sampling.text_drawing import Drawing, share
 from atelier.storage.atomic import write_bytes, write_json
 
 EACH = 4
@@ -24,6 +24,8 @@ RESULT, PAGE = "geneval.json", "geneval.html"
 def draw(out: Path, drawing: Drawing, tasks: Sequence[Task], seed: int, each: int = EACH) -> list[Wanted]:
     """Draws ``each`` pictures of every prompt, as far as they are not there.
 
+    Under torchrun every process draws its share, and the first waits for all.
+
     Raises:
         ConfigError: a folder of other pictures, or no model.
     """
@@ -31,7 +33,10 @@ def draw(out: Path, drawing: Drawing, tasks: Sequence[Task], seed: int, each: in
         raise ConfigError(f"{each} pictures a prompt", "use at least 1; the published figures are of 4")
     text_images.settle(out, drawing)
     pictures = text_images.wanted([task.prompt for task in tasks], seed, each)
-    text_images.draw(out, drawing, pictures)
+    rank, world = share()
+    text_images.draw(out, drawing, pictures[rank::world])
+    if rank == 0:
+        text_images.wait(out, pictures)
     return pictures
 
 
