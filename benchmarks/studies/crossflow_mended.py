@@ -39,11 +39,11 @@ def run(name: str, seed: int, reader: Reader, keep: Path | None = None) -> dict[
     made = train(plan, canvases(recipe_of(plan), 4000, seed=0))
     if keep is not None:
         save(made, keep)
-    return {"run": name, "seed": seed, **judged(made, reader), "plan": asdict(plan)}
+    return {"run": name, "seed": seed, **judged(made, reader, grids=name.startswith("ours")), "plan": asdict(plan)}
 
 
-def judged(made: Trained, reader: Reader) -> dict[str, Any]:
-    """What is asked of every twin."""
+def judged(made: Trained, reader: Reader, grids: bool = True) -> dict[str, Any]:
+    """What is asked of every twin; ``grids``: also Euler on our grid and on the released one."""
     from atelier.recipes.twins.assets import shipped
 
     pipeline = made.recipe.pipeline(shipped("sd_twin"), made.model)
@@ -52,13 +52,15 @@ def judged(made: Trained, reader: Reader) -> dict[str, Any]:
         f"{guidance:g}": round(reader.read(pipeline, reader.ends(pipeline, starts, 20, guidance, "ab2")), 4)
         for guidance in GUIDANCES
     }
-    released = reader.read(pipeline, reader.ends(pipeline, starts, 20, 1.0, "euler_released"))
-    euler = reader.read(pipeline, reader.ends(pipeline, starts, 20, 1.0, "euler"))
+    euler = {
+        f"accuracy_{solver}": round(reader.read(pipeline, reader.ends(pipeline, starts, 20, 1.0, solver)), 4)
+        for solver in ("euler", "euler_released")
+        if grids
+    }
     loss, null_loss = held_out_losses(made, canvases(made.recipe, 512, seed=999))
     return {
         "accuracy": read,
-        "accuracy_euler": round(euler, 4),
-        "accuracy_euler_released": round(released, 4),
+        **euler,
         "held_out_loss": round(loss, 5),
         "held_out_null_loss": round(null_loss, 5),
         "null_share": round(made.null_share, 4),

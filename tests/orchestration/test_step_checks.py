@@ -54,7 +54,7 @@ def test_crossflow_is_checked_ahead_too() -> None:
     check_steps(crossflow, {"profile": "paper", "pictures": "s3://b/*.jpg", "captions": "s3://b/list.jsonl"})
     with pytest.raises(ConfigError, match="step source would fail: no URI for captions"):
         check_steps(crossflow, {"pictures": "s3://b/*.jpg"})
-    with pytest.raises(ConfigError, match="step evaluate-text would fail: .*no captions to draw"):
+    with pytest.raises(ConfigError, match=r"step evaluate-text would fail: .*no captions to draw"):
         check_steps(crossflow, {"clip": "openai/clip-vit-base-patch32"})
 
 
