@@ -24,6 +24,7 @@ RUNS: dict[str, Plan] = {
     "ours": _WHOLE,
     "ours, batch 4": _SMALL,
     "null_partners, batch 4": replace(_SMALL, released=("null_partners",)),
+    "null_teaches_text=False, batch 4": replace(_SMALL, null_teaches_text=False),
     "temperature": replace(_WHOLE, released=("temperature",)),
     "image_tower=pixels": replace(_WHOLE, pixels=True),
     "text_layers": replace(_WHOLE, released=("text_layers",)),

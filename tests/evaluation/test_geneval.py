@@ -232,9 +232,9 @@ def test_the_projects_own_detector(here: Path) -> None:
     finder = open_finder(str(here / "dino"))
     assert isinstance(finder, GroundedFinder)
     finder.check(["anything"])
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    (found,) = finder.find([picture], [["dog", "photo"]])
-    assert {one.label for one in found} <= {"dog", "photo"}
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
+    found = finder.find([Image.fromarray(one) for one in pixels], [["dog", "photo"], ["dog"]])
+    assert [{one.label for one in objects} <= {"dog", "photo"} for objects in found] == [True, True]
 
 
 def test_no_detector(here: Path) -> None:

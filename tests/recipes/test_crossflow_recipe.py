@@ -171,6 +171,24 @@ def test_a_batch_of_one_takes_an_earlier_image() -> None:
 
 
 @pytest.mark.parametrize("config", [DIT, DIMR], ids=["dit", "dimr"])
+def test_null_samples_may_leave_the_text_encoder_alone(config: Any) -> None:
+    """The same loss; the text encoder's gradient is that of the other samples and of the KL term alone."""
+    model, null = made(config), torch.tensor([True, False, True])
+    inputs = given(3, null=null) | {"image_latents": None, "logit_scale": None}
+    head = model.context_encoder.linear.weight
+    found = {
+        teaches: terms(model, **inputs, rules=Rules(null_teaches_text=teaches, kl_weight=0.0))
+        for teaches in (True, False)
+    }
+    assert torch.equal(found[True].loss, found[False].loss)
+    of_nulls = [torch.autograd.grad(one.loss[null].sum(), head, retain_graph=True)[0] for one in found.values()]
+    assert of_nulls[0].abs().max() > 0
+    assert of_nulls[1].abs().max() == 0
+    others = [torch.autograd.grad(one.loss[~null].sum(), head)[0] for one in found.values()]
+    torch.testing.assert_close(*others)
+
+
+@pytest.mark.parametrize("config", [DIT, DIMR], ids=["dit", "dimr"])
 def test_temperature(config: Any) -> None:
     """Ours multiplies the cosines by exp(logit_scale) = 14.3, upstream by the raw 2.66."""
     model, inputs = made(config), given(6)

@@ -61,6 +61,7 @@ class Config(BaseModel):
     parity: bool = Field(False, description="every rule of the published training that is mended here")
     released: tuple[ReleasedRule, ...] = Field((), description="single ones of them")
     null_share: float = Field(0.1, ge=0, lt=1, description="samples shown with another image, for guidance")
+    null_teaches_text: bool = Field(True, description="null samples train the text encoder too, as published")
     kl_weight: float = Field(1e-2, ge=0)
     contrastive_weight: float = Field(1.0, ge=0)
     gradient_checkpointing: bool = True

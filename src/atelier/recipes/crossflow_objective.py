@@ -44,6 +44,8 @@ class Rules:
         free_log_variance: the log-variance has no bounds.
         kl_weight: of the KL term.
         contrastive_weight: of the contrastive term; 1 in the released models.
+        null_teaches_text: a null sample's flow loss, whose image is another's, trains the text encoder too, as in the
+            released models; without it the flow network alone.
         sigma_min: what is left of the text's latent at the image.
     """
 
@@ -52,6 +54,7 @@ class Rules:
     free_log_variance: bool = False
     kl_weight: float = losses.KL_WEIGHT
     contrastive_weight: float = 1.0
+    null_teaches_text: bool = True
     sigma_min: float = losses.SIGMA_MIN
 
     @classmethod
@@ -110,7 +113,10 @@ def terms(
         targets, null = losses.swapped_among_nulls(images, null)
     else:
         targets, null = _partners(images, null, partner_draw, earlier)
-    path = losses.interpolant(text_latent, targets, t, rules.sigma_min)
+    source = text_latent
+    if not rules.null_teaches_text:
+        source = torch.where(null[:, None, None, None], text_latent.detach(), text_latent)
+    path = losses.interpolant(source, targets, t, rules.sigma_min)
     flow = losses.flow_loss(model.flow, path, t, null, dtype)
     kl = losses.kl_loss(posterior)
     contrastive = flat.new_zeros(())
@@ -177,6 +183,7 @@ class Objective:
             free_log_variance=self.config.keeps("log_variance"),
             kl_weight=self.config.kl_weight,
             contrastive_weight=self.config.contrastive_weight,
+            null_teaches_text=self.config.null_teaches_text,
         )
         own = float(AutoencoderKL.load_config(base / "vae")["scaling_factor"])
         self.scaling_factor = self.config.latent_scale or own
