@@ -14,6 +14,7 @@ from components.base import base
 from components.convert import convert
 from components.download import download
 from components.evaluate import evaluate
+from components.evaluate_text import evaluate_text
 from components.judge import judge
 from components.predecessor import predecessor
 from components.preprocess import preprocess
@@ -103,6 +104,11 @@ def crossflow(own: str, description: str) -> Any:
         sample_count: int = 0,
         sample_steps: int = 0,
         guidance: float = 0.0,
+        eval_captions: str = "",
+        eval_count: int = 0,
+        fid_weights: str = "",
+        fid_statistics: str = "",
+        clip: str = "",
         model_name: str = own_name,
     ) -> None:
         """Trains, judges and registers.
@@ -136,6 +142,12 @@ def crossflow(own: str, description: str) -> Any:
             sample_count: Held-out prompts to sample; 0 is the recipe's own.
             sample_steps: Steps of the flow's solver; 0 is the recipe's own.
             guidance: Guidance scale; 0 is the recipe's own.
+            eval_captions: Place of COCO's captions file (captions_val2014.json) or of prompts, for FID and CLIP score.
+            eval_count: Pictures that these are measured on; 0 is 30,000 of COCO's captions, or the whole file of
+                prompts.
+            fid_weights: Place of FID's Inception weights (pt_inception-2015-12-05-6726825d.pth). Empty leaves FID out.
+            fid_statistics: Place of the npz with mu and sigma that FID compares with.
+            clip: A CLIP's folder or id, e.g. openai/clip-vit-base-patch32. Empty leaves the CLIP score out.
             model_name: Name of the registered model.
         """
         of = {"artifacts": artifacts, "recipe": recipe, "profile": profile}
@@ -173,7 +185,20 @@ def crossflow(own: str, description: str) -> Any:
         samples = sample(
             model=model, count=sample_count, steps=sample_steps, guidance=guidance, seed=seed, **of
         ).outputs["samples"]
-        evaluation = evaluate(samples=samples, judge=reader, **of).outputs["evaluation"]
+        judged = evaluate(samples=samples, judge=reader, **of).outputs["evaluation"]
+        evaluation = evaluate_text(
+            model=model,
+            evaluation=judged,
+            captions=eval_captions,
+            count=eval_count,
+            fid_weights=fid_weights,
+            fid_statistics=fid_statistics,
+            clip=clip,
+            steps=sample_steps,
+            guidance=guidance,
+            seed=seed,
+            **of,
+        ).outputs["measured"]
         registration = register(
             model=model, evaluation=evaluation, training=training, name=model_name, artifacts=artifacts
         ).outputs["registration"]

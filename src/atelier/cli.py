@@ -106,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     crossflow.add_argument("--dtype", default="", help="fp32, fp16 or bf16; default: as stored")
     crossflow.add_argument("--keep-tower", action="store_true", help="the contrastive loss's image tower too")
 
+    from atelier.evaluation import text_command as judged
+    from atelier.evaluation.geneval.command import add_geneval_arguments
     from atelier.sampling import command as sample
     from atelier.sampling import text_command as text
 
@@ -117,6 +119,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     text.add_arithmetic_arguments(
         command("arithmetic", text.arithmetic, "a picture of one prompt plus and minus others: a strip and a GIF")
+    )
+
+    judged.add_evaluate_text_arguments(
+        command("evaluate-text", judged.evaluate_text, "FID and CLIP score of a CrossFlow model (docs/evaluation.md)")
+    )
+
+    add_geneval_arguments(
+        command("geneval", _geneval, "GenEval's scores of a CrossFlow model, by a detector of your choice")
     )
 
     ui = command("ui", _ui, "open MLflow's page on this project's runs and models")
@@ -264,6 +274,17 @@ def _convert(arguments: argparse.Namespace) -> int:
     names = ("source", "target", "to", "base", "dtype", "average", "max_shard_size")
     print("\n".join(convert(**{name: given[name] for name in names}).lines))
     return 0
+
+
+def _geneval(arguments: argparse.Namespace) -> int:
+    from atelier.evaluation.geneval.command import geneval
+
+    def opened(name: str) -> Any:
+        from atelier.annotate.finders import open_finder
+
+        return open_finder(name)
+
+    return geneval(arguments, opened)
 
 
 def _convert_crossflow(arguments: argparse.Namespace) -> int:

@@ -54,6 +54,8 @@ def test_crossflow_is_checked_ahead_too() -> None:
     check_steps(crossflow, {"profile": "paper", "pictures": "s3://b/*.jpg", "captions": "s3://b/list.jsonl"})
     with pytest.raises(ConfigError, match="step source would fail: no URI for captions"):
         check_steps(crossflow, {"pictures": "s3://b/*.jpg"})
+    with pytest.raises(ConfigError, match=r"step evaluate-text would fail: .*no captions to draw"):
+        check_steps(crossflow, {"clip": "openai/clip-vit-base-patch32"})
 
 
 def test_a_profile_is_checked_with_its_own_numbers(sdxl: catalogue.Pipeline) -> None:

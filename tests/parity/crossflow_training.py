@@ -1,6 +1,7 @@
 """CrossFlow's loss with its gradients, and whole optimiser steps: the kinds ``loss_*`` and ``train_*``."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -25,8 +26,8 @@ class Given(NamedTuple):
 def _terms(model: CrossFlow, spec: dict[str, Any], given: Given) -> Terms:
     """Upstream's loss of a batch whose draws are given."""
     inputs = given.tensors
-    rules = Rules(
-        parity=True,
+    rules = replace(
+        Rules.released(),
         kl_weight=spec.get("kld_weight", losses.KL_WEIGHT),
         sigma_min=spec.get("sigma_min", losses.SIGMA_MIN),
     )
@@ -94,7 +95,7 @@ def train(case: Case) -> Comparison:
         betas=tuple(settings["betas"]),
         eps=settings["eps"],
     )
-    optimizer = build_optimizer(decay_groups(holder, parity=True), config)
+    optimizer = build_optimizer(decay_groups(holder, decay_temperature=True), config)
     parameters = {released_name(name.removeprefix("model.")): p for name, p in holder.named_parameters()}
     parameters["open_clip.logit_scale"] = parameters.pop("logit_scale")
     average = {name: p.detach().clone() for name, p in parameters.items()}

@@ -26,7 +26,7 @@ STARTS = {
     "crossflow_256_t5_dimr": "crossflow-256-clip-dimr",
 }
 STEPS = ("base", "predecessor", "source", "download", "preprocess", "train", "convert", "judge", "sample", "evaluate",
-         "register", "report")  # fmt: skip
+         "evaluate_text", "register", "report")  # fmt: skip
 
 
 def test_there_are_five() -> None:

@@ -3,8 +3,9 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from atelier.errors import ConfigError
 from atelier.models.crossflow.configs import RELEASED
 from atelier.models.crossflow.text_encoder import Posterior
 from atelier.recipes import crossflow_losses as losses
-from atelier.recipes.crossflow import PREDECESSORS, PROFILES, STAGES, Config, Recipe
+from atelier.recipes.crossflow import PREDECESSORS, PROFILES, STAGES, Config, Recipe, ReleasedRule
 from atelier.recipes.crossflow_networks import CLIP_TWIN, T5_TWIN
 from atelier.recipes.crossflow_objective import LOG_VAR_RANGE, Rules, decay_groups, latents_of, terms
 from atelier.recipes.registry import get, predecessor_of
@@ -128,6 +129,28 @@ def test_the_chain() -> None:
         assert "crossflow" in seen
 
 
+def test_parity_is_every_released_rule() -> None:
+    rules = get_args(ReleasedRule)
+    assert len(rules) == 5
+    for chosen in rules:
+        single = recipe(released=[chosen]).config
+        assert [single.keeps(rule) for rule in rules] == [rule == chosen for rule in rules]
+    assert all(recipe(parity=True).config.keeps(rule) for rule in rules)
+    assert recipe(parity=True).objective(base()).rules == replace(Rules.released(), kl_weight=1e-2)
+    assert recipe().objective(base()).rules == Rules()
+    with pytest.raises(ConfigError, match="released"):
+        recipe(released=["noise"])
+
+
+def test_layers_start_apart_or_as_copies() -> None:
+    """Upstream's first layer is copied, and only among the layers of one width."""
+    for released, alike in (([], False), (["text_layers"], True)):
+        encoder = recipe(released=released).objective(base()).build().context_encoder
+        first, second = (layer.attn.W_Q.weight for layer in encoder.layers)
+        assert torch.equal(first, second) is alike
+        assert first is not second
+
+
 def given(batch: int, seed: int = 0, null: Tensor | None = None) -> dict[str, Any]:
     g = torch.Generator().manual_seed(seed)
     return {
@@ -190,18 +213,36 @@ def test_a_batch_of_one_takes_an_earlier_image() -> None:
 
 
 @pytest.mark.parametrize("config", [DIT, DIMR], ids=["dit", "dimr"])
+def test_null_samples_may_leave_the_text_encoder_alone(config: Any) -> None:
+    """The same loss; the text encoder's gradient is that of the other samples and of the KL term alone."""
+    model, null = made(config), torch.tensor([True, False, True])
+    inputs = given(3, null=null) | {"image_latents": None, "logit_scale": None}
+    head = model.context_encoder.linear.weight
+    found = {
+        teaches: terms(model, **inputs, rules=Rules(null_teaches_text=teaches, kl_weight=0.0))
+        for teaches in (True, False)
+    }
+    assert torch.equal(found[True].loss, found[False].loss)
+    of_nulls = [torch.autograd.grad(one.loss[null].sum(), head, retain_graph=True)[0] for one in found.values()]
+    assert of_nulls[0].abs().max() > 0
+    assert of_nulls[1].abs().max() == 0
+    others = [torch.autograd.grad(one.loss[~null].sum(), head)[0] for one in found.values()]
+    torch.testing.assert_close(*others)
+
+
+@pytest.mark.parametrize("config", [DIT, DIMR], ids=["dit", "dimr"])
 def test_temperature(config: Any) -> None:
     """Ours multiplies the cosines by exp(logit_scale) = 14.3, upstream by the raw 2.66."""
     model, inputs = made(config), given(6)
-    found = {parity: terms(model, **inputs, rules=Rules(parity=parity)) for parity in (True, False)}
+    found = {raw: terms(model, **inputs, rules=Rules(raw_temperature=raw)) for raw in (True, False)}
     texts = torch.nn.functional.normalize(found[False].text_latent.flatten(1), dim=-1)
     images = torch.nn.functional.normalize(inputs["image_latents"], dim=-1)
-    for parity, scale in ((True, 2.659), (False, 14.286)):
+    for raw, scale in ((True, 2.659), (False, 14.286)):
         logits = scale * images @ texts.T
         labels = torch.arange(6)
         cross = torch.nn.functional.cross_entropy
         wanted = (cross(logits, labels) + cross(logits.T, labels)) / 2
-        torch.testing.assert_close(found[parity].contrastive, wanted, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(found[raw].contrastive, wanted, atol=1e-3, rtol=1e-3)
 
 
 def test_log_variance_is_clamped_by_default() -> None:
@@ -209,7 +250,7 @@ def test_log_variance_is_clamped_by_default() -> None:
     model = made(DIT)
     with torch.no_grad():
         model.context_encoder.linear.bias[256:] = 200.0
-    ours, upstream = (terms(model, **given(2), rules=Rules(parity=parity)) for parity in (False, True))
+    ours, upstream = (terms(model, **given(2), rules=Rules(free_log_variance=free)) for free in (False, True))
     assert ours.loss.isfinite().all()
     assert float(ours.posterior.log_var.detach().max()) == LOG_VAR_RANGE[1]
     assert not upstream.loss.isfinite().all()
@@ -239,10 +280,10 @@ def test_the_autoencoders_noise_is_fresh_each_epoch() -> None:
 
 def test_weight_decay() -> None:
     model = made(DIMR)
-    for parity in (False, True):
-        decayed, kept = (sum(p.numel() for p in group["params"]) for group in decay_groups(model, parity))
+    for temperature in (False, True):
+        decayed, kept = (sum(p.numel() for p in group["params"]) for group in decay_groups(model, temperature))
         time_constants = sum(p.numel() for n, p in model.named_parameters() if "nodecay" in n)
-        assert kept == time_constants + (0 if parity else 1)
+        assert kept == time_constants + (0 if temperature else 1)
         assert decayed + kept == sum(p.numel() for p in model.parameters())
 
 

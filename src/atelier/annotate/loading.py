@@ -1,18 +1,14 @@
-"""Models from a folder or the hub: safetensors only, errors that name the model."""
+"""The annotating models' parts from their places: safetensors only."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from atelier.annotate.places import Place
-from atelier.errors import ConfigError
+from atelier.models import pretrained
+from atelier.models.pretrained import device
 
-
-def device() -> torch.device:
-    """The accelerator where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+__all__ = ["device", "half_where_fast", "load", "load_model"]
 
 
 def half_where_fast() -> torch.dtype:
@@ -21,47 +17,14 @@ def half_where_fast() -> torch.dtype:
 
 
 def load(kind: Any, place: Place, **arguments: Any) -> Any:
-    """``kind.from_pretrained`` of a place, whatever ``kind`` is: a model, a tokenizer, an image processor.
-
-    Raises:
-        ConfigError: it cannot be loaded.
-    """
-    revision = {"revision": place.revision} if place.revision else {}
-    try:
-        return kind.from_pretrained(place.name, **revision, **arguments)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"{place.name}: cannot be loaded as {kind.__name__} ({why})",
-            "give a folder of the model with safetensors, or an id of a hub that answers (HF_TOKEN, HF_ENDPOINT)",
-        ) from error
+    """See ``pretrained.load``."""
+    return pretrained.load(kind, place.name, place.revision, **arguments)
 
 
 def load_model(kind: Any, place: Place, dtype: torch.dtype = torch.float32, **arguments: Any) -> Any:
-    """A frozen model on the accelerator.
+    """See ``pretrained.load_model``.
 
     Raises:
-        ConfigError: as ``load``; also where there are pickled weights alone, or weights are missing (which transformers
-            would draw at random).
+        ConfigError: as there; also where there are pickled weights alone.
     """
-    with _quiet():
-        model, info = load(kind, place, use_safetensors=True, dtype=dtype, output_loading_info=True, **arguments)
-    if missing := sorted(info["missing_keys"]):
-        raise ConfigError(
-            f"{place.name}: {len(missing)} weights of a {kind.__name__} are missing, e.g. {missing[0]}",
-            "it is another model, or an incomplete download",
-        )
-    return model.to(device()).eval().requires_grad_(False)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' list of the weights that a part of a model leaves aside."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
+    return pretrained.load_model(kind, place.name, place.revision, dtype, use_safetensors=True, **arguments)

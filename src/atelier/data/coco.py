@@ -129,6 +129,10 @@ class CaptionFile:
         if not self._captions:
             raise DataError(f"{path}: no captions", "give a captions file of COCO's form, e.g. captions_train2017.json")
 
+    def names(self) -> Iterable[str]:
+        """The images that have captions."""
+        return self._captions
+
     def of(self, image: str) -> tuple[str, ...]:
         """An image's captions in the file's order."""
         return self._captions.get(image, ())

@@ -56,13 +56,15 @@ class Lineage:
 @dataclass(frozen=True)
 class Report:
     """All that a page shows. ``bars`` maps a metric's name to the least it must reach; ``start`` is ``start.json`` of a
-    training that began with another model's weights."""
+    training that began with another model's weights; ``notes`` say what was not measured, and what a figure is not to
+    be compared with."""
 
     title: str
     subtitle: str
     metrics: Mapping[str, float]
     bars: Mapping[str, float]
     passed: bool
+    notes: Sequence[str] = ()
     pairs: Sequence[Pair] = ()
     pairs_total: int = 0
     previews: Sequence[tuple[int, Image.Image]] = ()
@@ -145,7 +147,8 @@ def _metrics(report: Report) -> str:
             f'<div class="metric">{verdict}<span class="name">{_text(name)}</span><b>{_share(value)}</b>{track}'
             f'<span class="note">{_text(" · ".join(note for note in notes if note))}</span></div>'
         )
-    return f'<div class="metrics">{"".join(cards)}</div>' if cards else ""
+    below = "".join(f"<p>{_text(note)}</p>" for note in report.notes)
+    return (f'<div class="metrics">{"".join(cards)}</div>' if cards else "") + below
 
 
 def _share(value: float) -> str:

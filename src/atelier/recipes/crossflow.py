@@ -7,7 +7,7 @@ a twin of under three million parameters on canvases of two real handwritten dig
 
 The objective: the velocity between a text's latent and an image's latent, a KL term and a contrastive term on the
 text's latent. Guidance is trained by showing a share of the texts with another image and an indicator that says so.
-Where the published training and ours differ, ``parity`` brings back theirs (``crossflow_objective.Rules``).
+Where the published training and ours differ, ``released`` brings back single rules of theirs and ``parity`` all.
 """
 
 from dataclasses import dataclass, replace
@@ -39,6 +39,16 @@ if TYPE_CHECKING:
     from atelier.storage.inputs import InputFolder
 
 
+ReleasedRule = Literal["null_partners", "temperature", "log_variance", "text_layers", "padding"]
+"""A rule of the published training that ours mends.
+
+``null_partners``: null samples swap images within the local batch, and nobody is null where fewer than two were drawn.
+``temperature``: that of the contrastive loss is the raw parameter, decayed, and its negatives are the local batch's.
+``log_variance``: that of the text's posterior has no bounds. ``text_layers``: the text encoder's layers start as copies
+of the first. ``padding``: stored and read.
+"""
+
+
 class Config(BaseModel):
     """Everything that can be chosen; each profile below is one frozen instance."""
 
@@ -57,8 +67,10 @@ class Config(BaseModel):
         "which must then be stored and decoded",
     )
 
-    parity: bool = Field(False, description="the published training's own rules, see crossflow_objective.Rules")
+    parity: bool = Field(False, description="every rule of the published training that is mended here")
+    released: tuple[ReleasedRule, ...] = Field((), description="single ones of them")
     null_share: float = Field(0.1, ge=0, lt=1, description="samples shown with another image, for guidance")
+    null_teaches_text: bool = Field(True, description="null samples train the text encoder too, as published")
     kl_weight: float = Field(1e-2, ge=0)
     contrastive_weight: float = Field(1.0, ge=0)
     gradient_checkpointing: bool = True
@@ -79,6 +91,10 @@ class Config(BaseModel):
     preview_count: int = Field(8, gt=0)
     bars: dict[str, float] = Field(default_factory=dict, description="least value of each judged metric")
 
+    def keeps(self, rule: ReleasedRule) -> bool:
+        """Whether the published training's rule holds, not ours."""
+        return self.parity or rule in self.released
+
     def model(self) -> "CrossFlowConfig":
         """The networks' configuration.
 
@@ -88,7 +104,7 @@ class Config(BaseModel):
         from atelier.recipes.crossflow_networks import published, twin
 
         made = twin(self.resolution, self.language_model, self.backbone) if self.miniature else published(self)
-        made = replace(made, text={**made.text, "zero_padding": not self.parity})
+        made = replace(made, text={**made.text, "zero_padding": not self.keeps("padding")})
         if self.image_tower == "none":
             return replace(made, tower=None)
         if self.image_tower == "latents":

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Encoder:
     """``atelier.data.encoder.TakesSquares``: one or more resolutions of each picture, its text encoded once.
 
-    Moments, not latents: each step draws its own from them. Padding is not stored unless ``parity`` wants it, which
-    for T5 is most of the bytes.
+    Moments, not latents: each step draws its own from them. Padding, which for T5 is most of the bytes, is not stored
+    unless the released rule wants it.
     """
 
     def __init__(self, base: Path, config: "Config") -> None:
@@ -50,7 +50,7 @@ class Encoder:
         states, counts = bfloat16.array(prompts.states), prompts.mask.sum(1).int().tolist()
         samples = []
         for row, (count, cut) in enumerate(zip(counts, prompts.cut, strict=True)):
-            kept = self.tokens if self.config.parity else count
+            kept = self.tokens if self.config.keeps("padding") else count
             arrays = {name: each[row] for name, each in moments.items()}
             arrays |= {"text": states[row, :kept], "tokens": np.array(count, np.int32)}
             if self.config.image_tower == "pixels":

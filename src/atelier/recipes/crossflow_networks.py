@@ -13,7 +13,8 @@ SHRINK = 4
 CLIP_TWIN, T5_TWIN = 128, 96
 """Widths of the twins' language models: unlike, as the published ones' are."""
 TEXT = {"tokens": 16, "num_layers": 2, "num_heads": 4, "hidden": 128, "num_reductions": 1, "dropout": 0.0}
-TOWER = {"channels": 4, "patch": 2, "width": 64, "layers": 2, "heads": 4}
+TOWER = {"channels": 3, "patch": 2 * SHRINK, "width": 64, "layers": 2, "heads": 4}
+"""Of pixels, as the published one; on latents it has as many patches."""
 TWO_STAGES = 8
 """The side of the largest latent for which DiMR's twin has two stages; above it has three, as published at 512 px."""
 
@@ -46,7 +47,7 @@ def twin(resolution: int, language_model: str, backbone: str) -> CrossFlowConfig
         raise ConfigError(f"the twin cannot draw {resolution} px", f"use a multiple of {4 * SHRINK}")
     side = resolution // SHRINK
     shape, text = (4, side, side), TEXT | {"width": T5_TWIN if language_model == "t5" else CLIP_TWIN}
-    tower = TOWER | {"image_size": side}
+    tower = TOWER | {"image_size": resolution}
     if backbone == "dit":
         flow: dict[str, Any] = {"latent_size": side, "patch_size": 2, "hidden_size": 128, "depth": 5, "num_heads": 4}
         return CrossFlowConfig("dit", flow, text, shape, tower)

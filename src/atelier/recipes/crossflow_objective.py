@@ -38,21 +38,32 @@ _MOMENT_RANGE = (-30.0, 20.0)
 
 @dataclass(frozen=True)
 class Rules:
-    """What differs between the released models' training (``parity``) and ours.
+    """What a batch's loss goes by; the first three are the released models' rules in the place of ours.
 
     Attributes:
-        parity: the released models' way: null samples swap images within the local batch, and nobody is null where
-            fewer than two were drawn; the temperature is the raw parameter, its negatives those of the local batch;
-            the log-variance is free.
+        local_partners: null samples swap images within the local batch, and nobody is null where fewer than two were
+            drawn.
+        raw_temperature: the contrastive temperature is the raw parameter, its negatives those of the local batch.
+        free_log_variance: the log-variance has no bounds.
         kl_weight: of the KL term.
         contrastive_weight: of the contrastive term; 1 in the released models.
+        null_teaches_text: a null sample's flow loss, whose image is another's, trains the text encoder too, as in the
+            released models; without it the flow network alone.
         sigma_min: what is left of the text's latent at the image.
     """
 
-    parity: bool = False
+    local_partners: bool = False
+    raw_temperature: bool = False
+    free_log_variance: bool = False
     kl_weight: float = losses.KL_WEIGHT
     contrastive_weight: float = 1.0
+    null_teaches_text: bool = True
     sigma_min: float = losses.SIGMA_MIN
+
+    @classmethod
+    def released(cls) -> "Rules":
+        """The released models' training."""
+        return cls(local_partners=True, raw_temperature=True, free_log_variance=True)
 
 
 class Terms(NamedTuple):
@@ -97,20 +108,23 @@ def terms(
     """
     dtype = compute_dtype(model)
     posterior = model.context_encoder(text.to(dtype), mask)
-    if not rules.parity:
+    if not rules.free_log_variance:
         posterior = posterior.clamped(*LOG_VAR_RANGE)
     flat = posterior.sample(noise)
     text_latent = flat.unflatten(1, images.shape[1:])
-    if rules.parity:
+    if rules.local_partners:
         targets, null = losses.swapped_among_nulls(images, null)
     else:
         targets, null = _partners(images, null, partner_draw, earlier)
-    path = losses.interpolant(text_latent, targets, t, rules.sigma_min)
+    source = text_latent
+    if not rules.null_teaches_text:
+        source = torch.where(null[:, None, None, None], text_latent.detach(), text_latent)
+    path = losses.interpolant(source, targets, t, rules.sigma_min)
     flow = losses.flow_loss(model.flow, path, t, null, dtype)
     kl = losses.kl_loss(posterior)
     contrastive = flat.new_zeros(())
     if image_latents is not None and logit_scale is not None:
-        contrastive = _contrastive(image_latents.float(), flat, logit_scale.float(), rules.parity)
+        contrastive = _contrastive(image_latents.float(), flat, logit_scale.float(), rules.raw_temperature)
     loss = flow.per_sample + rules.contrastive_weight * contrastive + rules.kl_weight * kl
     return Terms(loss, flow, contrastive, kl, t, null, posterior, text_latent, targets, path)
 
@@ -126,9 +140,9 @@ def _partners(images: Tensor, null: Tensor, draw: Tensor, earlier: Tensor | None
     return torch.where(null[:, None, None, None], earlier[-1:].to(images), images), null
 
 
-def _contrastive(images: Tensor, texts: Tensor, logit_scale: Tensor, parity: bool) -> Tensor:
+def _contrastive(images: Tensor, texts: Tensor, logit_scale: Tensor, raw: bool) -> Tensor:
     images, texts = nn.functional.normalize(images, dim=-1), nn.functional.normalize(texts, dim=-1)
-    if parity:
+    if raw:
         return losses.contrastive_loss(images, texts, Everyone(images, 0), Everyone(texts, 0), logit_scale)
     scale = logit_scale.clamp(max=math.log(MAX_TEMPERATURE)).exp()
     return losses.contrastive_loss(images, texts, Everyone(*all_rows(images)), Everyone(*all_rows(texts)), scale)
@@ -140,13 +154,13 @@ def latents_of(moments: Tensor, noise: Tensor, scaling_factor: float) -> Tensor:
     return scaling_factor * (mean + torch.exp(0.5 * log_var.clamp(*_MOMENT_RANGE)) * noise)
 
 
-def decay_groups(model: nn.Module, parity: bool) -> list[dict[str, Any]]:
-    """AdamW's groups: the norms' time constants are not decayed, nor is the temperature unless ``parity``."""
+def decay_groups(model: nn.Module, decay_temperature: bool) -> list[dict[str, Any]]:
+    """AdamW's groups: the norms' time constants are not decayed, and the contrastive temperature only where asked."""
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             kept = name.endswith(("nodecay_weight", "nodecay_bias"))
-            groups[not (kept or (name.endswith("logit_scale") and not parity))].append(parameter)
+            groups[not (kept or (name.endswith("logit_scale") and not decay_temperature))].append(parameter)
     return [
         {"params": groups[True], "name": "decayed"},
         {"params": groups[False], "name": "kept", "weight_decay": 0.0},
@@ -166,7 +180,14 @@ class Objective:
 
         self.recipe, self.config, self.base = recipe, recipe.config, base
         self.networks: CrossFlowConfig = self.config.model()
-        self.rules = Rules(self.config.parity, self.config.kl_weight, self.config.contrastive_weight)
+        self.rules = Rules(
+            local_partners=self.config.keeps("null_partners"),
+            raw_temperature=self.config.keeps("temperature"),
+            free_log_variance=self.config.keeps("log_variance"),
+            kl_weight=self.config.kl_weight,
+            contrastive_weight=self.config.contrastive_weight,
+            null_teaches_text=self.config.null_teaches_text,
+        )
         own = float(AutoencoderKL.load_config(base / "vae")["scaling_factor"])
         self.scaling_factor = self.config.latent_scale or own
         self._earlier: Tensor | None = None
@@ -175,20 +196,24 @@ class Objective:
     def build(self) -> CrossFlow:
         """A fresh model of the configuration."""
         model = CrossFlow(self.networks)
+        if self.config.keeps("text_layers"):
+            first, *others = model.context_encoder.layers
+            for layer in others:
+                layer.load_state_dict(first.state_dict())
         for stage in getattr(model.flow, "stages", [model.flow]):
             stage.gradient_checkpointing = self.config.gradient_checkpointing
         return model
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """See ``decay_groups``."""
-        return decay_groups(model, self.config.parity)
+        return decay_groups(model, self.config.keeps("temperature"))
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Shard samples to a batch, float32: moments [B, 2C, h, w], text [B, T, d], mask [B, T], and images
         [B, 3, H, W] in [-1, 1] where the image tower reads pixels.
 
-        Moments are those of the model's resolution. A text is stored without its padding (``parity``: with it);
-        ``tokens`` says how many of its rows are tokens.
+        Moments are those of the model's resolution. A text is stored without its padding (the released rule: with
+        it); ``tokens`` says how many of its rows are tokens.
         """
         width, tokens = self.networks.text["width"], self.networks.text.get("tokens", 77)
         text, mask = torch.zeros(len(samples), tokens, width), torch.zeros(len(samples), tokens)

@@ -14,8 +14,11 @@ VERSION = 1
 def run(*, samples: Manifest, judge: Manifest, recipe: str, profile: str, artifacts: str) -> Manifest:
     """A manifest of kind ``evaluation``: ``metrics.json`` with metrics, bars, passed and what was read in each picture.
 
+    Prompts without boxes (a published text-to-image model's) have nothing that the judge could read: its metrics are
+    then ``skipped``, and pass where the recipe has no bars.
+
     Raises:
-        DataError: the samples name no classes, so no judge can read them.
+        DataError: layouts with boxes that name no classes, so no judge can read them.
     """
 
     from atelier.recipes.registry import module_of
@@ -28,6 +31,11 @@ def run(*, samples: Manifest, judge: Manifest, recipe: str, profile: str, artifa
         bars = get(recipe, profile).config.bars
         folder = ctx.inputs["samples"].fetch_all()
         entries = json.loads((folder / "samples.json").read_text())
+        if not any(entry["boxes"] for entry in entries):
+            why = "the prompts have no boxes for the digit judge to read"
+            result = {"metrics": {}, "bars": bars, "passed": not bars, "skipped": {"layout_accuracy": why}}
+            (ctx.out.path / "metrics.json").write_text(json.dumps(result, indent=1))
+            return "evaluation", result | {"layouts": len(entries)}
         if not all(entry["labels"] for entry in entries):
             raise DataError(
                 f"{samples.uri}: its layouts name no classes, which the digit judge needs", "use PROFILE=laptop"

@@ -90,6 +90,10 @@ def gather(manifests: dict[str, Manifest], folders: dict[str, InputFolder], titl
         metrics={name: float(value) for name, value in judged["metrics"].items() if isinstance(value, int | float)},
         bars={name: _bar(value) for name, value in judged.get("bars", {}).items()},
         passed=bool(judged.get("passed")),
+        notes=[
+            *(f"{name}: not measured, {why}" for name, why in judged.get("skipped", {}).items()),
+            *judged.get("warnings", []),
+        ],
         pairs=[
             _pair(folders["samples"], entry, verdict)
             for entry, verdict in zip(entries[:PAIRS], [*judged.get("per_sample", []), *([{}] * PAIRS)], strict=False)

@@ -3,7 +3,10 @@
 import os
 from pathlib import Path, PurePosixPath
 
+from atelier.storage.atomic import os_errors
+from atelier.storage.digest import sha256_bytes
 from atelier.storage.manifest import FileEntry
+from atelier.storage.uri import is_local, local_path
 
 
 def default_cache() -> Path:
@@ -15,3 +18,20 @@ def default_cache() -> Path:
 def cached_path(cache: Path, entry: FileEntry) -> Path:
     """Where a file of this content lies in the cache."""
     return cache / entry.sha256[:2] / entry.sha256 / PurePosixPath(entry.path).name
+
+
+def fetched(place: str) -> Path:
+    """A local path of a file: a local one where it lies, a remote one fetched into the cache once, by its URI.
+
+    Raises:
+        StorageError: there is none, or it cannot be read. ServiceError: the server does not answer.
+    """
+    from atelier.storage.transfer import download, file_name
+
+    if is_local(place):
+        path = local_path(place)
+        with os_errors(path):
+            path.stat()
+        return path
+    kept = default_cache() / "fetched" / sha256_bytes(place.encode())[:16] / file_name(place)
+    return kept if kept.is_file() else download(place, kept)

@@ -1,0 +1,1 @@
+"""Controlled runs, minutes long each and started by hand: what a choice is worth, not how fast it is."""
