@@ -188,4 +188,5 @@ def test_what_one_model_learned_is_where_the_next_begins(tmp_path: Path, monkeyp
     assert {name.partition(".")[0] for name in third["fresh"]} == {
         "blocks", "final_layer", "t_embedder", "x_embedder", "y_embedder",
     }  # fmt: skip
-    assert 0 < third["share"] < account["share"]
+    assert {name.partition(".")[0] for name in third["taken"]} == {"context_encoder", "open_clip", "open_clip_output"}
+    assert {name.partition(".")[0] for name in third["unused"]} == {"stages"}
