@@ -232,13 +232,22 @@ def test_another_language_model_is_refused_before_its_weights_are_fetched(tmp_pa
         frozen(FIRST, tmp_path / "artifacts", uri=t5.uri)
     with pytest.raises(ConfigError, match="reads its base's own language model"):
         frozen(FIRST, tmp_path / "artifacts", text_uri=str(clip))
-    shards = Manifest("shards", str(tmp_path), (), {"fields": {"text": ["<f2", [None, 96]]}})
+    text, moments = {"text": ["bfloat16", [None, 96]]}, {"moments_64": ["bfloat16", [8, 16, 16]]}
+    shards = Manifest("shards", str(tmp_path), (), {"fields": text | moments})
     of: dict[str, Any] = {"recipe": "crossflow:512_t5_dit", "profile": "laptop", "artifacts": str(tmp_path / "out")}
     with pytest.raises(ConfigError, match="gives states of width 128"):
         preprocess.run(raw=shards, base=base, samples_per_shard=0, batch_size=0, max_quarantined=0, **of)
     with pytest.raises(ConfigError, match="gives states of width 128"):
         train.run(shards=shards, base=base, **of)
-    for name, shape, wanted in (("text", [None, 128], r"\[96\]"), ("moments", [8, 8, 8], r"\[8, 16, 16\]")):
-        other = Manifest("shards", str(tmp_path), (), {"fields": {name: ["<f2", shape]}})
-        with pytest.raises(ConfigError, match=f"the shards' {name} is .*, this model reads {wanted}"):
-            train.run(shards=other, base=t5, **of)
+    features: list[tuple[dict[str, Any], str]] = [
+        ({"fields": {"text": ["<f2", [None, 128]]} | moments}, "text is of t5, 128 wide; this model reads t5, 96 wide"),
+        (
+            {"fields": text | moments, "language_model": "clip", "text_width": 96},
+            "text is of clip, 96 wide; .* reads t5",
+        ),
+        ({"fields": text | {"moments_64": ["<f2", [8, 8, 8]]}}, r"moments_64 is \[8, 8, 8\], .* reads \[8, 16, 16\]"),
+        ({"fields": text | {"moments_32": ["<f2", [8, 8, 8]]}}, "the features are of 32 px, the model reads 64"),
+    ]
+    for metadata, said in features:
+        with pytest.raises(ConfigError, match=said):
+            train.run(shards=Manifest("shards", str(tmp_path), (), metadata), base=t5, **of)
