@@ -67,7 +67,9 @@ def read_start(path: Path) -> PartialStart:
     """
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
+        }
         return PartialStart(**fields)
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is no account of a start ({error})", "run the step again") from error
