@@ -21,10 +21,11 @@ GUIDANCES = (1.0, 3.0)
 
 _WHOLE, _SMALL = Plan(steps=STEPS), Plan(steps=SMALL_STEPS, batch=SMALL_BATCH, lr=SMALL_LR)
 RUNS: dict[str, Plan] = {
-    "ours": _WHOLE,
     "ours, batch 4": _SMALL,
-    "null_partners, batch 4": replace(_SMALL, released=("null_partners",)),
-    "null_teaches_text=False, batch 4": replace(_SMALL, null_teaches_text=False),
+    "null_text, batch 4": replace(_SMALL, released=("null_text",)),
+    "null_partners and null_text, batch 4": replace(_SMALL, released=("null_partners", "null_text")),
+    "ours": _WHOLE,
+    "null_text": replace(_WHOLE, released=("null_text",)),
     "temperature": replace(_WHOLE, released=("temperature",)),
     "image_tower=pixels": replace(_WHOLE, pixels=True),
     "text_layers": replace(_WHOLE, released=("text_layers",)),

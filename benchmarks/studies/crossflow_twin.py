@@ -40,7 +40,6 @@ class Plan:
         steps, batch, lr: of it.
         released: rules of the published training that are kept (``crossflow.ReleasedRule``).
         pixels: the image tower reads pictures at 256 px, as upstream's, not latents.
-        null_teaches_text: see ``crossflow_objective.Rules``.
         first_step_lost: the warm-up begins at 0, as upstream's, not at its first part.
     """
 
@@ -51,7 +50,6 @@ class Plan:
     lr: float = 2e-3
     released: tuple[str, ...] = ()
     pixels: bool = False
-    null_teaches_text: bool = True
     first_step_lost: bool = False
 
 
@@ -72,7 +70,6 @@ def recipe_of(plan: Plan) -> Any:
     overrides = {
         "backbone": plan.backbone,
         "released": list(plan.released),
-        "null_teaches_text": plan.null_teaches_text,
         "image_tower": "pixels" if plan.pixels else "latents",
         "train": train | {"processes": 1, "warmup_steps": 50},
     }

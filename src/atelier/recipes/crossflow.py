@@ -39,10 +39,11 @@ if TYPE_CHECKING:
     from atelier.storage.inputs import InputFolder
 
 
-ReleasedRule = Literal["null_partners", "temperature", "log_variance", "text_layers", "padding"]
+ReleasedRule = Literal["null_partners", "null_text", "temperature", "log_variance", "text_layers", "padding"]
 """A rule of the published training that ours mends.
 
 ``null_partners``: null samples swap images within the local batch, and nobody is null where fewer than two were drawn.
+``null_text``: a null sample's loss, whose image is another's, trains the text encoder too.
 ``temperature``: that of the contrastive loss is the raw parameter, decayed, and its negatives are the local batch's.
 ``log_variance``: that of the text's posterior has no bounds. ``text_layers``: the text encoder's layers start as copies
 of the first. ``padding``: stored and read.
@@ -70,7 +71,6 @@ class Config(BaseModel):
     parity: bool = Field(False, description="every rule of the published training that is mended here")
     released: tuple[ReleasedRule, ...] = Field((), description="single ones of them")
     null_share: float = Field(0.1, ge=0, lt=1, description="samples shown with another image, for guidance")
-    null_teaches_text: bool = Field(True, description="null samples train the text encoder too, as published")
     kl_weight: float = Field(1e-2, ge=0)
     contrastive_weight: float = Field(1.0, ge=0)
     gradient_checkpointing: bool = True

@@ -38,32 +38,32 @@ _MOMENT_RANGE = (-30.0, 20.0)
 
 @dataclass(frozen=True)
 class Rules:
-    """What a batch's loss goes by; the first three are the released models' rules in the place of ours.
+    """What a batch's loss goes by; the first four are the released models' rules in the place of ours.
 
     Attributes:
         local_partners: null samples swap images within the local batch, and nobody is null where fewer than two were
             drawn.
         raw_temperature: the contrastive temperature is the raw parameter, its negatives those of the local batch.
         free_log_variance: the log-variance has no bounds.
+        null_teaches_text: a null sample's flow loss, whose image is another's, trains the text encoder too; ours trains
+            the flow network alone by it.
         kl_weight: of the KL term.
         contrastive_weight: of the contrastive term; 1 in the released models.
-        null_teaches_text: a null sample's flow loss, whose image is another's, trains the text encoder too, as in the
-            released models; without it the flow network alone.
         sigma_min: what is left of the text's latent at the image.
     """
 
     local_partners: bool = False
     raw_temperature: bool = False
     free_log_variance: bool = False
+    null_teaches_text: bool = False
     kl_weight: float = losses.KL_WEIGHT
     contrastive_weight: float = 1.0
-    null_teaches_text: bool = True
     sigma_min: float = losses.SIGMA_MIN
 
     @classmethod
     def released(cls) -> "Rules":
         """The released models' training."""
-        return cls(local_partners=True, raw_temperature=True, free_log_variance=True)
+        return cls(local_partners=True, raw_temperature=True, free_log_variance=True, null_teaches_text=True)
 
 
 class Terms(NamedTuple):
@@ -184,9 +184,9 @@ class Objective:
             local_partners=self.config.keeps("null_partners"),
             raw_temperature=self.config.keeps("temperature"),
             free_log_variance=self.config.keeps("log_variance"),
+            null_teaches_text=self.config.keeps("null_text"),
             kl_weight=self.config.kl_weight,
             contrastive_weight=self.config.contrastive_weight,
-            null_teaches_text=self.config.null_teaches_text,
         )
         own = float(AutoencoderKL.load_config(base / "vae")["scaling_factor"])
         self.scaling_factor = self.config.latent_scale or own
