@@ -82,7 +82,7 @@ def crossflow(own: str, description: str) -> Any:
         profile: str = "laptop",
         recipe: str = own,
         seed: int = 0,
-        start: str = "" if own_start else SCRATCH,
+        start: str = "",
         start_name: str = own_start,
         images: int = 8000,
         pictures: str = "",
@@ -119,7 +119,7 @@ def crossflow(own: str, description: str) -> Any:
             recipe: The model: crossflow is 256 px, CLIP, DiMR; the others name resolution, language model and backbone.
             seed: Seeds drawing, training and sampling.
             start: What training begins with: models:/name@alias, a folder's URI, a released .pth; or scratch, nothing.
-                Empty is the champion of start_name.
+                Empty is the champion of start_name, and nothing for the first of the chain.
             start_name: Name under which the model before in the chain is registered.
             images: How many training canvases of handwritten digits are drawn; unused when pictures is given.
             pictures: URI of images (s3://bucket/imgs/*.jpg), of JourneyDB's tars (imgs/{000..199}.tgz), or of

@@ -39,7 +39,7 @@ def test_each_has_its_own_recipe_start_and_name(name: str) -> None:
     assert all(parameter.description for parameter in dag.parameters.values())
     own = dag.defaults()
     assert pipeline_of(own["recipe"]) == name
-    assert (own["start_name"], own["start"]) == (STARTS[name], "" if STARTS[name] else "scratch")
+    assert (own["start_name"], own["start"]) == (STARTS[name], "")
     assert own["model_name"] == name.replace("_", "-")
     assert dag.parameters["recipe"].choices == ("crossflow", *(f"crossflow:{stage}" for stage in STAGES))
     called = list(walk.calls(dag, {}))
@@ -82,7 +82,7 @@ def settled(name: str, **given: str) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("store")
 def test_what_is_settled_before_anything_runs() -> None:
-    assert settled(FIRST) == {}
+    assert settled(FIRST) == {"start": "scratch"}
     assert settled("crossflow_512_t5_dit", start="scratch") == {}
     with pytest.raises(ConfigError, match="starts from models:/crossflow-512-clip-dimr@champion") as caught:
         settled("crossflow_512_t5_dit")
@@ -93,7 +93,7 @@ def test_what_is_settled_before_anything_runs() -> None:
     assert settled("crossflow_512_t5_dit", **other, model_name="mine")["start_name"] == names["start_name"]
     assert settled("crossflow_512_t5_dit", recipe="crossflow")["start"] == "scratch", "the first starts from nothing"
     with pytest.raises(ConfigError, match="crossflow:512_clip_dit starts from models:/crossflow-512-clip-dimr"):
-        settled(FIRST, recipe="crossflow:512_clip_dit", start="")
+        settled(FIRST, recipe="crossflow:512_clip_dit")
 
 
 SHARES = {

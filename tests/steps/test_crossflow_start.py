@@ -16,6 +16,7 @@ from atelier.recipes.registry import get
 from atelier.steps import base as bases
 from atelier.steps import predecessor, preprocess, train
 from atelier.steps.start import starting_point
+from atelier.storage import s3
 from atelier.storage.folder import OutputFolder
 from atelier.storage.manifest import Manifest
 from atelier.tracking.registry import register
@@ -93,6 +94,16 @@ def test_the_champion_is_taken_and_every_key_is_accounted_for(tmp_path: Path, ba
 def test_scratch_is_nothing_at_all(tmp_path: Path, base: Manifest) -> None:
     require("scratch")
     assert predecessor.address_of(run(tmp_path, base, "scratch")) == ""
+    of: dict[str, Any] = {
+        "address": "",
+        "name": "",
+        "base": base,
+        "profile": "laptop",
+        "artifacts": str(tmp_path / "a"),
+    }
+    assert predecessor.address_of(predecessor.run(recipe=FIRST, **of)) == "", "the first of the chain"
+    with pytest.raises(ConfigError, match=f"{LATER} starts from a model of {FIRST}, and none is named"):
+        predecessor.run(recipe=LATER, **of)
 
 
 def test_a_missing_predecessor_is_told_ahead_with_the_command_that_makes_it(tmp_path: Path, base: Manifest) -> None:
@@ -171,6 +182,24 @@ def test_a_checkpoint_and_a_folder_from_elsewhere(tmp_path: Path, base: Manifest
         run(tmp_path, base, str(tmp_path / "other.pth"))
 
 
+def test_a_folder_on_s3_brings_its_tower_and_is_read_anew_when_it_changed(
+    s3_bucket: str, tmp_path: Path, base: Manifest
+) -> None:
+    made = model(tmp_path / "model", base, "crossflow:512_clip_dimr")
+    files = [path for path in Path(made.uri).rglob("*") if path.is_file() and path.name != "manifest.json"]
+    for path in files:
+        s3.upload(path, f"{s3_bucket}/released/{path.relative_to(made.uri).as_posix()}")
+    found = run(tmp_path, base, f"{s3_bucket}/released")
+    assert found.metadata["account"]["share"] == 1.0, "the tower too"
+    assert run(tmp_path, base, f"{s3_bucket}/released").digest == found.digest
+    tower = Path(made.uri) / "image_tower.safetensors"
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in load_file(tower).items()}
+    save_file(zeros, tmp_path / "zeros")
+    s3.upload(tmp_path / "zeros", f"{s3_bucket}/released/image_tower.safetensors")
+    again = run(tmp_path, base, f"{s3_bucket}/released")
+    assert again.file("image_tower.safetensors").sha256 != found.file("image_tower.safetensors").sha256
+
+
 def test_a_base_of_t5(tmp_path: Path, base: Manifest) -> None:
     """The twin's T5 beside the shipped autoencoder, and nothing else; a folder of the hub's form gives the same."""
     from atelier.sampling.crossflow_text import encode, open_language_model
@@ -194,7 +223,9 @@ def test_a_base_of_t5(tmp_path: Path, base: Manifest) -> None:
     (hub / "spiece.model").write_bytes(sentencepiece(Path(made.uri) / "tokenizer" / "tokenizer.json"))
     (hub / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
     (hub / "README.md").touch()
+    own = {path.name: path.read_bytes() for path in hub.iterdir()}
     fetched = frozen("crossflow:512_t5_dit", tmp_path / "artifacts", text_uri=str(hub))
+    assert {path.name: path.read_bytes() for path in hub.iterdir()} == own, "the user's own files"
     names = {entry.path for entry in fetched.files if not entry.path.startswith("vae/")}
     assert names == {"text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/spiece.model",
                      "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"}  # fmt: skip

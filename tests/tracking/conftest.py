@@ -55,7 +55,7 @@ class Server:
                 stdout=log, stderr=log, cwd=self.folder, start_new_session=True,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
             )  # fmt: skip
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while True:
             try:
                 urllib.request.urlopen(f"{self.uri}/health", timeout=1).read()

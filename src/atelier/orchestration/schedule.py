@@ -70,8 +70,9 @@ def schedule(project: Path, request: Request, timing: Timing, out: TextIO = sys.
         )
         done = "replaced:" if there else "made:"
         # Asked again: of two calls at once each may have made one. Both then keep the newest, so that one is left.
+        earlier = {each.recurring_run_id for each in there}
         there = kubeflow.recurring(name)
-        kept = max([kept, *there], key=_age)
+        kept = max([kept, *there], key=lambda each: (_made_at(each), each.recurring_run_id not in earlier, _id(each)))
         if not same_recurring(kept, **wanted):
             done = f"another call meanwhile asked for {kept.description}, which holds; this one asked for"
     else:
@@ -88,9 +89,13 @@ def schedule(project: Path, request: Request, timing: Timing, out: TextIO = sys.
     return 0
 
 
-def _age(record: Any) -> tuple[float, str]:
-    """The server's order of making; by id where two were made in one second."""
-    return record.created_at.timestamp() if record.created_at else 0.0, str(record.recurring_run_id)
+def _made_at(record: Any) -> float:
+    return float(record.created_at.timestamp()) if record.created_at else 0.0
+
+
+def _id(record: Any) -> str:
+    """Tells apart what was made in one second, for every caller alike."""
+    return str(record.recurring_run_id)
 
 
 def name_of(compiled: str) -> str:

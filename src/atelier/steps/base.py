@@ -10,6 +10,7 @@ from atelier.steps.runtime import StepContext, run_step
 from atelier.storage.digest import sha256_file, sha256_json
 from atelier.storage.inputs import InputFolder
 from atelier.storage.manifest import Manifest
+from atelier.storage.state import tree_state
 
 VERSION = 1
 FOREIGN = (".onnx", ".onnx_data", ".msgpack", ".xml", ".ckpt", ".h5", ".ot")
@@ -81,7 +82,7 @@ def _made(recipe: Any, place: str, text_uri: str, artifacts: str) -> Manifest:
     text = None if recipe.text_model is None else text_uri or recipe.text_model
     modules: tuple[str, ...] = ()
     if text is not None:
-        params |= {"text": text or f"made for {recipe.name}"}
+        params |= {"text": text or f"made for {recipe.name}", **_seen("text_seen", text)}
         modules = (module_of(recipe.name), "atelier.recipes.twins.t5") if not text else ()
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
@@ -125,7 +126,15 @@ def _shipped(twin: str, parts: tuple[str, ...]) -> tuple[dict[str, Any], Any]:
 
 
 def _fetched(uri: str, parts: tuple[str, ...]) -> tuple[dict[str, Any], Any]:
-    return {"uri": uri, "parts": parts}, lambda folder: fetch_folder(uri, folder, parts, index="unet" in parts)
+    return {"uri": uri, "parts": parts, **_seen("seen", uri)}, lambda folder: fetch_folder(
+        uri, folder, parts, index="unet" in parts
+    )
+
+
+def _seen(name: str, uri: str) -> dict[str, str]:
+    """The state of a place whose files may be written anew; nothing for published ones."""
+    seen = tree_state(uri) if uri else ""
+    return {name: seen} if seen else {}
 
 
 def fetch_folder(uri: str, folder: Path, parts: tuple[str, ...], index: bool = True) -> None:
@@ -179,9 +188,11 @@ def fetch_text_model(uri: str, folder: Path, check: Any) -> None:
     _download(small, fetched, "looking at the language model")
     check(lambda name: fetched / name)
     _download(wanted, fetched, "fetching the language model")
-    make_fast(fetched / "tokenizer")
     write_encoder(fetched / "text_encoder", folder / "text_encoder")
-    shutil.copytree(fetched / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+    # What was fetched from this disk is the user's own file by another name: only a copy is written to.
+    shutil.rmtree(folder / "tokenizer", ignore_errors=True)
+    shutil.copytree(fetched / "tokenizer", folder / "tokenizer", copy_function=shutil.copyfile)
+    make_fast(folder / "tokenizer")
     shutil.rmtree(fetched)
 
 

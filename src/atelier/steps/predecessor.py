@@ -4,11 +4,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from atelier.errors import AtelierError, ConfigError, DataError
+from atelier.errors import AtelierError, ConfigError
+from atelier.recipes.starting import Starting
 from atelier.steps.runtime import StepContext, run_step
 from atelier.steps.start import REGISTRY, Start, check_recipe, starting_point
-from atelier.storage.digest import sha256_json
 from atelier.storage.manifest import MANIFEST, Manifest
+from atelier.storage.state import tree_state
 from atelier.storage.uri import is_local, join, local_path
 
 VERSION = 2
@@ -39,7 +40,12 @@ def run(*, address: str, name: str, base: Manifest, recipe: str, profile: str, a
     chosen = get(recipe, profile)
     own: dict[str, Any] = {"recipe": recipe, "profile": profile}
     modules = (module_of(recipe),)
-    if address == SCRATCH:
+    if not address and not name and (before := predecessor_of(recipe)):
+        raise ConfigError(
+            f"{recipe} starts from a model of {before}, and none is named",
+            f"give start_name (its registered name), start (an address), or start={SCRATCH}",
+        )
+    if address == SCRATCH or not (address or name):
         return _step({**own, "start": SCRATCH}, {}, lambda ctx: ("start", {"address": ""}), artifacts, modules)
     place = address or f"{REGISTRY}{name}@champion"
     if not place.startswith(REGISTRY) and not _has_manifest(place):
@@ -190,7 +196,7 @@ def _step(
 def _look_at(place: str) -> None:
     """Sees that something lies at a local place; a remote one is looked at by its step."""
     if not place.startswith(REGISTRY) and is_local(place) and not local_path(place).exists():
-        raise ConfigError(f"start {place}: there is nothing", "give a model's folder or file, or a models:/ address")
+        raise ConfigError(f"{place}: there is nothing to start from", "give a model's folder or file, or a models:/ address")
 
 
 def _has_manifest(place: str) -> bool:
@@ -214,36 +220,27 @@ def _foreign(
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
         scratch = ctx.out.path / ".fetched"
-        source = local_path(place) if is_local(place) else _fetched(place, scratch, recipe.starting.parts)
+        source = local_path(place) if is_local(place) else _fetched(place, scratch, recipe.starting)
         for line in recipe.starting.take(source, ctx.out.path, ctx.inputs["base"]):
             print(line)
         shutil.rmtree(scratch, ignore_errors=True)
         ctx.note(source=place)
         return "start", _compared(ctx, ctx.out.path, place, recipe) if recipe.starting.partial else {}
 
-    return _step({**own, "source": place, "seen": _seen(place)}, {"base": base}, produce, artifacts, modules)
+    return _step({**own, "source": place, "seen": tree_state(place)}, {"base": base}, produce, artifacts, modules)
 
 
-def _fetched(place: str, folder: Path, parts: tuple[str, ...]) -> Path:
-    """A remote file, or the parts of a remote diffusers folder."""
-    from atelier.storage.transfer import download, file_name
+def _fetched(place: str, folder: Path, starting: Starting) -> Path:
+    """A remote file, or what a start reads of a remote diffusers folder."""
+    from atelier.storage.transfer import download, expand, file_name
 
     if place.endswith((".safetensors", ".pth", ".ckpt", ".bin")):
         return download(place, folder / file_name(place))
     from atelier.steps.base import fetch_folder
 
-    fetch_folder(place, folder, parts)
+    fetch_folder(place, folder, starting.parts)
+    beside = {name for name in starting.files if "/" not in name and not (folder / name).is_file()}
+    for url in expand(place.rstrip("/") + "/"):
+        if file_name(url) in beside:
+            download(url, folder / file_name(url))
     return folder
-
-
-def _seen(place: str) -> str:
-    """Marks a local source's state: sizes and times of its files; "" for a remote one."""
-    if not is_local(place):
-        return ""
-    root = local_path(place)
-    files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
-    try:
-        stats = {path.relative_to(root).as_posix(): path.stat() for path in files}
-    except OSError as error:
-        raise DataError(f"{place} cannot be read: {error.strerror}", "check its permissions") from error
-    return sha256_json({name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()})[:16]

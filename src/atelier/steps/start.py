@@ -97,7 +97,7 @@ def check_recipe(model: Manifest, address: str, recipe: Any, expected: str = "")
     if own and expected and own != expected:
         raise ConfigError(
             f"{address} is a model of {own}, not of {expected}",
-            f"register one of {expected} under that name, or name this one: SET='start={address}'",
+            f"register one of {expected} under that name, or name this one as the start: {address}",
         )
     if profile and profile != recipe.profile:
         raise ConfigError(

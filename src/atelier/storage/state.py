@@ -36,6 +36,28 @@ def state(pattern: str) -> str:
     return sha256_json(found)[:16]
 
 
+def tree_state(place: str) -> str:
+    """As ``state``, of a file or of all that lies below a folder.
+
+    Raises:
+        StorageError, ServiceError: the place cannot be listed.
+    """
+    if uris.is_local(place):
+        root = uris.local_path(place)
+        if not root.is_dir():
+            return sha256_json({root.name: _local(root)})[:16]
+        return sha256_json({path.relative_to(root).as_posix(): _local(path) for path in _files(root)})[:16]
+    if uris.scheme(place) != "s3":
+        return ""
+    below = s3.versions(place.rstrip("/") + "/", deep=True)
+    return sha256_json(below)[:16] if below else state(place)
+
+
+def _files(root: Path) -> list[Path]:
+    with os_errors(root):
+        return sorted(path for path in root.rglob("*") if path.is_file())
+
+
 def _local(path: Path) -> list[int | str]:
     with os_errors(path):
         if not path.exists():

@@ -26,6 +26,8 @@ __all__ = ["TrackedRun", "attach", "child_run", "default_uri", "end_parent", "pa
 RUN_ID, ROLE, PARENT = "atelier.run_id", "atelier.role", "mlflow.parentRunId"
 CLOSE_S = 15.0
 _PARAM_LIMIT, _PARAM_BATCH = 5_500, 100
+_SETTLE_S = 2.0
+"""How long a run that is being made may take to be seen by others."""
 
 
 def parent_run(run_id: str, pipeline: str, params: dict[str, Any]) -> str:
@@ -255,6 +257,8 @@ def _shared_parent(connected: Any, uri: str, run_id: str) -> str:
     known = oldest()
     if known is None:
         made = connected.create_run(experiment, run_name=run_id, tags={RUN_ID: run_id, ROLE: "pipeline"}).info.run_id
+        # Another step's may have an earlier time and be written later: whoever makes one looks again when it is there.
+        time.sleep(_SETTLE_S)
         known = oldest() or made
         if known != made:
             connected.delete_run(made)
