@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from atelier.models.grounded_unet import attach
 from atelier.recipes.twins import sdxl
-from atelier.sampling.sharing import Remembered, for_a_run, overlaid
+from atelier.sampling.remembered import Remembered
+from atelier.sampling.run_block import RunBlock
+from atelier.sampling.sharing import for_a_run, overlaid
 from tests.sampling.tiny_sd import make_unet
 
 
@@ -127,22 +130,43 @@ def test_overlaid_parts_answer_for_those_below() -> None:
 
 
 @torch.no_grad()
-def test_attention_without_looking_at_signatures(unet: UNet2DConditionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_are_run_without_their_modules(unet: UNet2DConditionModel, monkeypatch: pytest.MonkeyPatch) -> None:
     given = inputs()
     expected = unet(**given).sample
-    looked: list[Any] = []
-    plain = Attention.forward
+    run = for_a_run(unet)
+    blocks = [module for module in unet.modules() if type(module) is BasicTransformerBlock]
+    assert sum(isinstance(module, RunBlock) for module in run.modules()) == len(blocks) > 0
+    asked: list[Any] = []
+    plain = BasicTransformerBlock.forward
 
-    def forward(self: Attention, *args: Any, **others: Any) -> Any:
-        looked.append(others)
+    def forward(self: BasicTransformerBlock, *args: Any, **others: Any) -> Any:
+        asked.append(others)
         return plain(self, *args, **others)
 
-    monkeypatch.setattr(Attention, "forward", forward)
-    run = for_a_run(unet)
+    monkeypatch.setattr(BasicTransformerBlock, "forward", forward)
     assert torch.equal(run(**given).sample, expected)
-    assert not looked
-    # What a processor may or may not take is diffusers' to tell.
-    given["cross_attention_kwargs"] = {**given["cross_attention_kwargs"], "ip_adapter_masks": None}
-    assert torch.equal(run(**given).sample, expected)
-    assert looked
-    assert all("ip_adapter_masks" in others for others in looked)
+    assert not asked
+    # What else a processor may take, and masks, are diffusers' to tell.
+    more = {"cross_attention_kwargs": {**given["cross_attention_kwargs"], "ip_adapter_masks": None}}
+    assert torch.equal(run(**given | more).sample, expected)
+    assert len(asked) == len(blocks)
+    mask = {"encoder_attention_mask": torch.tensor([[True] * 5 + [False] * 2] * 4)}
+    assert torch.equal(run(**given | mask).sample, unet(**given | mask).sample)
+    assert not torch.equal(run(**given | mask).sample, expected)
+
+
+@pytest.mark.parametrize("what", ["lora", "processor", "training", "gradients"])
+def test_a_block_with_something_in_it_is_run_as_it_is(what: str) -> None:
+    unet = make_unet()
+    block = unet.mid_block.attentions[0].transformer_blocks[0]
+    if what == "lora":
+        block.attn1.to_q = nn.Sequential(block.attn1.to_q)
+    elif what == "processor":
+        block.attn1.set_processor(AttnProcessor())
+    elif what == "training":
+        block.train()
+    with torch.set_grad_enabled(what == "gradients"):
+        run = for_a_run(unet)
+        assert type(run.mid_block.attentions[0].transformer_blocks[0]) is BasicTransformerBlock
+        given = inputs()
+        assert torch.equal(run(**given).sample, unet(**given).sample)

@@ -6,51 +6,13 @@ every other part, is the original's.
 
 import copy
 from collections.abc import Mapping
-from functools import partial
-from typing import Any
 
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
-from torch import Tensor, nn
+from torch import nn
 
 from atelier.models.grounded_unet import blocks
-from atelier.sampling.view import View
-
-
-class Remembered(View):
-    """Keeps its answer for as long as it is asked about the same tensor: a prompt's keys and values, in every step."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__(inner)
-        self._asked: tuple[Tensor, int, Tensor] | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """As the part's."""
-        if self._asked is None or self._asked[0] is not x or self._asked[1] != x._version:
-            self._asked = (x, x._version, self.inner(x))
-        return self._asked[2]
-
-
-class Direct(View):
-    """An ``Attention`` that hands its tensors straight to its processor.
-
-    diffusers inspects the processor's signature in every call of every block, to tell which further arguments it
-    takes; without further arguments there is nothing to tell.
-    """
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        **others: Any,
-    ) -> Tensor:
-        """As ``Attention.forward``."""
-        attention = self.inner if others else partial(self.inner.processor, self.inner)
-        made: Tensor = attention(
-            hidden_states, encoder_hidden_states=encoder_hidden_states, attention_mask=attention_mask, **others
-        )
-        return made
+from atelier.sampling.remembered import Remembered
+from atelier.sampling.run_block import RunBlock, fits
 
 
 def for_a_run(unet: nn.Module) -> nn.Module:
@@ -66,11 +28,11 @@ def for_a_run(unet: nn.Module) -> nn.Module:
         return unet
     parts: dict[str, nn.Module] = {}
     for name, block in blocks(unet):
-        if type(block.attn1) is Attention:
-            parts[f"{name}.attn1"] = Direct(block.attn1)
-        if type(block.attn2) is Attention:
-            parts[f"{name}.attn2"] = Direct(_remembering(block.attn2, "to_k", "to_v"))
-        parts[f"{name}.fuser"] = _remembering(block.fuser, "linear")
+        fuser = _remembering(block.fuser, "linear")
+        if fits(block):
+            parts[name] = RunBlock(block, fuser)
+        else:
+            parts |= {f"{name}.attn2": _remembering(block.attn2, "to_k", "to_v"), f"{name}.fuser": fuser}
     return overlaid(unet, parts)
 
 

@@ -196,7 +196,9 @@ def _step(
 def _look_at(place: str) -> None:
     """Sees that something lies at a local place; a remote one is looked at by its step."""
     if not place.startswith(REGISTRY) and is_local(place) and not local_path(place).exists():
-        raise ConfigError(f"{place}: there is nothing to start from", "give a model's folder or file, or a models:/ address")
+        raise ConfigError(
+            f"{place}: there is nothing to start from", "give a model's folder or file, or a models:/ address"
+        )
 
 
 def _has_manifest(place: str) -> bool:
