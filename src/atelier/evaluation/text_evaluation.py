@@ -15,6 +15,7 @@ from atelier.sampling.text_drawing import Drawing, share
 from atelier.storage.atomic import os_errors, write_bytes, write_json
 from atelier.storage.cache import fetched
 from atelier.storage.digest import sha256_file
+from atelier.storage.state import state_of_model
 from atelier.storage.uri import local_path
 
 RESULT, PAGE = "evaluation.json", "evaluation.html"
@@ -106,7 +107,8 @@ def evaluate(
     pictures = text_images.wanted(prompts, seed)
     mine = pictures[rank::world]
     text_images.draw(out, drawing, mine)
-    key = text_parts.key_of(pictures, settled["model"], json.dumps(settled), opened.digest, yardsticks.clip)
+    clip = (yardsticks.clip, state_of_model(yardsticks.clip))
+    key = text_parts.key_of(pictures, settled["model"], json.dumps(settled), opened.digest, *clip)
     parts = text_parts.Share(out, key, rank, world)
     parts.measured(mine, opened.network, opened.clip, drawing.batch)
     if rank:

@@ -8,6 +8,7 @@ from typing import Any
 from atelier.errors import ConfigError
 from atelier.steps.runtime import StepContext, run_step
 from atelier.storage.manifest import Manifest
+from atelier.storage.state import state_of, state_of_model
 
 VERSION = 1
 _DRAWN = "drawn"
@@ -43,7 +44,7 @@ def run(
         batch: pictures at once; 0 is the recipe's own.
 
     Raises:
-        ConfigError: see ``check``.
+        ConfigError: see ``check``. StorageError, ServiceError: a file's place cannot be looked at.
     """
     from atelier.recipes.registry import get, module_of
 
@@ -61,6 +62,7 @@ def run(
         "seed": seed,
         "recipe": recipe,
         "profile": profile,
+        "states": _states(captions, fid_weights, fid_statistics, clip) if fid_weights or clip else {},
     }
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
@@ -103,6 +105,13 @@ def check(*, captions: str, count: int, fid_weights: str, fid_statistics: str, c
         )
     if count < 0:
         raise ConfigError(f"count={count}", "use 0 for all, or a positive number")
+
+
+def _states(captions: str, fid_weights: str, fid_statistics: str, clip: str) -> dict[str, str]:
+    """Marks of what lies at the places now: a file that was replaced is another one."""
+    files = {"captions": captions, "fid_weights": fid_weights, "fid_statistics": fid_statistics}
+    marks = {name: state_of([place]) for name, place in files.items() if place} | {"clip": state_of_model(clip)}
+    return {name: mark for name, mark in marks.items() if mark}
 
 
 def _measured(ctx: StepContext, params: dict[str, Any], solver: str, batch: int) -> dict[str, Any]:
