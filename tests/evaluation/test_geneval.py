@@ -258,7 +258,8 @@ def test_the_command(
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     chosen = ["--clip", str(here / "clip"), "--confidence", "0.05", "--counting", "0.06"]
-    assert main(asked(here, tmp_path, *chosen)) == 0
+    elsewhere = ["--detector", "/none", "--clip", "/none"]  # it opens neither
+    assert main(asked(here, tmp_path, *chosen, *elsewhere)) == 0
     assert len(list(tmp_path.glob("out/images/000/*.png"))) == 8
     assert not (tmp_path / "out/geneval.json").exists()
     monkeypatch.setenv("RANK", "0")
@@ -280,5 +281,6 @@ def test_the_command(
 def test_what_the_command_refuses(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(asked(here, tmp_path)) == 2
     assert "no CLIP was given" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists(), "it is said before anything is drawn"
     assert main(asked(here, tmp_path, "--each", "0")) == 2
     assert "0 pictures a prompt" in capsys.readouterr().err
