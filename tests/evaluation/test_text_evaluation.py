@@ -128,6 +128,10 @@ def test_other_settings_want_another_folder(here: Path, tmp_path: Path, capsys: 
     assert main(asked(here, tmp_path)) == 0
     assert main(asked(here, tmp_path, "--guidance", "2")) == 2
     assert "were drawn with another guidance" in capsys.readouterr().err
+    assert main(asked(here, tmp_path, "--dtype", "bfloat16")) == 2
+    assert "were drawn with another dtype" in capsys.readouterr().err
+    assert json.loads((tmp_path / "settings.json").read_text())["dtype"] == "float32"
+    assert main(asked(here, tmp_path, "--dtype", "float32", "--device", "cpu")) == 0  # what it drew in unasked
     assert main(asked(here, tmp_path, "--seed", "1")) == 0  # other pictures, under other names
     assert len(list(tmp_path.glob("images/000/*.png"))) == 12
 
