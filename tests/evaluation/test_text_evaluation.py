@@ -1,6 +1,7 @@
 """``atelier evaluate-text`` on a tiny CrossFlow, a tiny CLIP and Inception's shapes: the whole way, and bad input."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,9 @@ def test_statistics_of_photographs(here: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(network, "forward", None)
     again = statistics_of_folder(folder, here / "inception.pth", network)
     assert (again.mean == found.mean).all()
+    os.utime(folder / "1.png", ns=(1, 1))
+    with pytest.raises(TypeError):  # a picture written anew: computed, by a network that no longer can
+        statistics_of_folder(folder, here / "inception.pth", network)
     (folder / "3.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"3\.jpg: no picture"):
         statistics_of_folder(folder, here / "inception.pth", open_inception(here / "inception.pth"))
