@@ -22,6 +22,8 @@ from atelier.evaluation.inception_features import (
     pictures_in,
     statistics_of_folder,
 )
+from atelier.evaluation.text_images import wanted
+from atelier.evaluation.text_parts import measure
 from tests.annotate import tiny
 from tests.evaluation import text_models
 
@@ -233,6 +235,19 @@ def test_large_pictures_are_compared_at_256() -> None:
     large = picture(0, (512, 512))
     assert at_side(large).tobytes() == large.resize((256, 256), Image.Resampling.BICUBIC).tobytes()
     assert at_side(picture(0, (32, 32))).size == (32, 32)
+
+
+def test_clip_sees_the_picture_as_it_was_drawn(here: Path, tmp_path: Path) -> None:
+    """Not the one that was reduced to 256 px for FID."""
+    (one,) = wanted(["a two"], seed=0)
+    one.path(tmp_path).parent.mkdir(parents=True)
+    large = picture(0, (512, 512))
+    large.save(one.path(tmp_path))
+    clip = ClipScore(str(here / "clip"))
+    found = measure(tmp_path, [one], None, lambda seen, captions: clip.pictures(seen)[:, 0].numpy(), 1)  # type: ignore[arg-type]
+    drawn, reduced = (float(clip.pictures([each])[0, 0]) for each in (large, at_side(large)))
+    assert found.clip_sum == pytest.approx(drawn, abs=1e-6)
+    assert abs(drawn - reduced) > 1e-4
 
 
 def test_clip_score_is_the_cosine(here: Path) -> None:
