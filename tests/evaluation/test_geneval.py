@@ -67,6 +67,12 @@ def test_prompts_are_read(tmp_path: Path) -> None:
     assert [one.colour for one in colours.include] == ["red", "blue"]
 
 
+def test_lines_end_at_a_newline_alone(tmp_path: Path) -> None:
+    path, prompt = tmp_path / "prompts.jsonl", "a photo\u2028of a\x85bench\u2029"
+    path.write_text(json.dumps(LINES[0] | {"prompt": prompt}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert [task.prompt for task in read_tasks(path)] == [prompt]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

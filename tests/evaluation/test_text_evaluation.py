@@ -168,8 +168,13 @@ def test_prompts_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no UTF-8"):
         prompts_of_file(plain)
     plain.write_text("\n")
-    with pytest.raises(DataError, match="has 0 prompts"):
+    with pytest.raises(DataError, match="holds no prompt"):
         prompts_of_file(plain)
+    odd = "a two\u2028above\x85a\x0csix"
+    lines.write_text(json.dumps({"prompt": odd}, ensure_ascii=False).replace("\\f", "x") + "\n", encoding="utf-8")
+    assert prompts_of_file(lines) == [odd.replace("\x0c", "x")]  # lines end at a newline alone
+    plain.write_text(f"{odd}\r\na six", encoding="utf-8")
+    assert prompts_of_file(plain) == [odd, "a six"]
 
 
 def test_inceptions_file(here: Path, tmp_path: Path) -> None:
