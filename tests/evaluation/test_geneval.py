@@ -125,10 +125,13 @@ def test_colours_of_the_right_object() -> None:
         return lambda objects: [of[one] for one in objects]
 
     assert judge(task, found, seen("red", "green", "black")).correct
-    assert judge(task, found, seen("green", "red", "black")).correct  # the less sure bench is the red one
+    doubtful = judge(task, found, seen("green", "red", "black"))  # the less sure bench is not asked
+    assert doubtful.reasons == (("colour", "bench is green, red wanted"),)
+    two = judge(Task("colors", "", (Asked("bench", 2, "red"),)), found, seen("red", "green", "black"))
+    assert two.reasons == (("colour", "bench is red, green, red wanted"),)
     swapped = judge(task, found, seen("black", "black", "red"))
     assert swapped.reasons == (
-        ("colour", "bench is black, black, red wanted"),
+        ("colour", "bench is black, red wanted"),
         ("colour", "dog is red, black wanted"),
     )
 
