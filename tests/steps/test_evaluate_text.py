@@ -105,7 +105,8 @@ def test_edited_prompts_and_another_clip_are_measured_anew(judged: dict[str, Any
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"fid_weights": "w.pth"}, "FID needs both"),
+        ({"fid_weights": "w.pth"}, "FID has weights and no reference"),
+        ({"fid_statistics": "s.npz"}, "FID has a reference and no weights"),
         ({"clip": "org/clip"}, "no captions to draw"),
         ({"count": -1}, "count=-1"),
     ],
