@@ -291,5 +291,5 @@ def test_what_the_command_refuses(here: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(asked(here, tmp_path)) == 2
     assert "no CLIP was given" in capsys.readouterr().err
     assert not (tmp_path / "out").exists(), "it is said before anything is drawn"
-    assert main(asked(here, tmp_path, "--each", "0")) == 2
+    assert main(asked(here, tmp_path, "--each", "0", "--clip", str(here / "clip"))) == 2
     assert "0 pictures a prompt" in capsys.readouterr().err
