@@ -99,7 +99,7 @@ def statistics_of_folder(folder: Path, weights: Path, network: FidInception, bat
         DataError: no pictures, or one that cannot be read.
     """
     paths = pictures_in(folder)
-    listing = {path.name: [(found := path.stat()).st_size, found.st_mtime_ns] for path in paths}
+    listing = {path.name: [(stat := path.stat()).st_size, stat.st_mtime_ns] for path in paths}
     key = sha256_json({"pictures": listing, "weights": sha256_file(weights), "crop": f"coco_square {SIDE}"})
     kept = default_cache() / "fid" / f"{key[:24]}.npz"
     if kept.is_file():
