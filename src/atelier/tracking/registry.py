@@ -248,16 +248,23 @@ def _log_model(
 
 
 def _note(connected: Any, name: str, version: str, judged: dict[str, str], metrics: dict[str, float]) -> None:
-    """Brings a version's tags, and its LoggedModel where it has one, up to a later evaluation."""
+    """Brings a version's tags, and its run's LoggedModel where it has one, up to a later evaluation."""
     found = connected.get_model_version(name, version)
     changed = {key: value for key, value in judged.items() if found.tags.get(key) != value}
     for key, value in changed.items():
         connected.set_model_version_tag(name, version, key, value)
-    if changed and found.model_id and found.run_id:
-        connected.set_logged_model_tags(found.model_id, changed)
+    if not changed or not found.run_id:
+        return
+    # MLflow on SQL keeps no address of the LoggedModel with the version.
+    logged = connected.search_logged_models(
+        [connected.get_run(found.run_id).info.experiment_id],
+        filter_string=f"name = '{name}' AND tags.`atelier.digest` = '{found.tags['atelier.digest']}'",
+    )
+    for each in (one for one in logged if one.source_run_id == found.run_id):
+        connected.set_logged_model_tags(each.model_id, changed)
         for key, number in metrics.items():
             if f"metric.{key}" in changed:
-                connected.log_metric(found.run_id, key, number, model_id=found.model_id)
+                connected.log_metric(found.run_id, key, number, model_id=each.model_id)
 
 
 def _version_of(connected: Any, name: str, alias: str) -> str | None:
