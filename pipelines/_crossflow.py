@@ -109,6 +109,7 @@ def crossflow(own: str, description: str) -> Any:
         fid_weights: str = "",
         fid_statistics: str = "",
         clip: str = "",
+        eval_batch: int = 0,
         model_name: str = own_name,
     ) -> None:
         """Trains, judges and registers.
@@ -148,6 +149,7 @@ def crossflow(own: str, description: str) -> Any:
             fid_weights: Place of FID's Inception weights (pt_inception-2015-12-05-6726825d.pth). Empty leaves FID out.
             fid_statistics: Place of the npz with mu and sigma that FID compares with.
             clip: A CLIP's folder or id, e.g. openai/clip-vit-base-patch32. Empty leaves the CLIP score out.
+            eval_batch: Pictures drawn and measured at once for FID and CLIP score; 0 is the recipe's own.
             model_name: Name of the registered model.
         """
         of = {"artifacts": artifacts, "recipe": recipe, "profile": profile}
@@ -196,6 +198,7 @@ def crossflow(own: str, description: str) -> Any:
             clip=clip,
             steps=sample_steps,
             guidance=guidance,
+            batch=eval_batch,
             seed=seed,
             **of,
         ).outputs["measured"]

@@ -67,6 +67,12 @@ def test_prompts_are_read(tmp_path: Path) -> None:
     assert [one.colour for one in colours.include] == ["red", "blue"]
 
 
+def test_lines_end_at_a_newline_alone(tmp_path: Path) -> None:
+    path, prompt = tmp_path / "prompts.jsonl", "a photo\u2028of a\x85bench\u2029"
+    path.write_text(json.dumps(LINES[0] | {"prompt": prompt}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert [task.prompt for task in read_tasks(path)] == [prompt]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -119,10 +125,13 @@ def test_colours_of_the_right_object() -> None:
         return lambda objects: [of[one] for one in objects]
 
     assert judge(task, found, seen("red", "green", "black")).correct
-    assert judge(task, found, seen("green", "red", "black")).correct  # the less sure bench is the red one
+    doubtful = judge(task, found, seen("green", "red", "black"))  # the less sure bench is not asked
+    assert doubtful.reasons == (("colour", "bench is green, red wanted"),)
+    two = judge(Task("colors", "", (Asked("bench", 2, "red"),)), found, seen("red", "green", "black"))
+    assert two.reasons == (("colour", "bench is red, green, red wanted"),)
     swapped = judge(task, found, seen("black", "black", "red"))
     assert swapped.reasons == (
-        ("colour", "bench is black, black, red wanted"),
+        ("colour", "bench is black, red wanted"),
         ("colour", "dog is red, black wanted"),
     )
 
@@ -258,7 +267,8 @@ def test_the_command(
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     chosen = ["--clip", str(here / "clip"), "--confidence", "0.05", "--counting", "0.06"]
-    assert main(asked(here, tmp_path, *chosen)) == 0
+    elsewhere = ["--detector", "/none", "--clip", "/none"]  # it opens neither
+    assert main(asked(here, tmp_path, *chosen, *elsewhere)) == 0
     assert len(list(tmp_path.glob("out/images/000/*.png"))) == 8
     assert not (tmp_path / "out/geneval.json").exists()
     monkeypatch.setenv("RANK", "0")
@@ -280,5 +290,6 @@ def test_the_command(
 def test_what_the_command_refuses(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(asked(here, tmp_path)) == 2
     assert "no CLIP was given" in capsys.readouterr().err
-    assert main(asked(here, tmp_path, "--each", "0")) == 2
+    assert not (tmp_path / "out").exists(), "it is said before anything is drawn"
+    assert main(asked(here, tmp_path, "--each", "0", "--clip", str(here / "clip"))) == 2
     assert "0 pictures a prompt" in capsys.readouterr().err

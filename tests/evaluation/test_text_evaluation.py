@@ -1,6 +1,7 @@
 """``atelier evaluate-text`` on a tiny CrossFlow, a tiny CLIP and Inception's shapes: the whole way, and bad input."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from atelier.evaluation.inception_features import (
     pictures_in,
     statistics_of_folder,
 )
+from atelier.evaluation.text_images import wanted
+from atelier.evaluation.text_parts import measure
 from tests.annotate import tiny
 from tests.evaluation import text_models
 
@@ -128,6 +131,10 @@ def test_other_settings_want_another_folder(here: Path, tmp_path: Path, capsys: 
     assert main(asked(here, tmp_path)) == 0
     assert main(asked(here, tmp_path, "--guidance", "2")) == 2
     assert "were drawn with another guidance" in capsys.readouterr().err
+    assert main(asked(here, tmp_path, "--dtype", "bfloat16")) == 2
+    assert "were drawn with another dtype" in capsys.readouterr().err
+    assert json.loads((tmp_path / "settings.json").read_text())["dtype"] == "float32"
+    assert main(asked(here, tmp_path, "--dtype", "float32", "--device", "cpu")) == 0  # what it drew in unasked
     assert main(asked(here, tmp_path, "--seed", "1")) == 0  # other pictures, under other names
     assert len(list(tmp_path.glob("images/000/*.png"))) == 12
 
@@ -161,8 +168,13 @@ def test_prompts_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no UTF-8"):
         prompts_of_file(plain)
     plain.write_text("\n")
-    with pytest.raises(DataError, match="has 0 prompts"):
+    with pytest.raises(DataError, match="holds no prompt"):
         prompts_of_file(plain)
+    odd = "a two\u2028above\x85a\x0csix"
+    lines.write_text(json.dumps({"prompt": odd}, ensure_ascii=False).replace("\\f", "x") + "\n", encoding="utf-8")
+    assert prompts_of_file(lines) == [odd.replace("\x0c", "x")]  # lines end at a newline alone
+    plain.write_text(f"{odd}\r\na six", encoding="utf-8")
+    assert prompts_of_file(plain) == [odd, "a six"]
 
 
 def test_inceptions_file(here: Path, tmp_path: Path) -> None:
@@ -211,6 +223,9 @@ def test_statistics_of_photographs(here: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(network, "forward", None)
     again = statistics_of_folder(folder, here / "inception.pth", network)
     assert (again.mean == found.mean).all()
+    os.utime(folder / "1.png", ns=(1, 1))
+    with pytest.raises(TypeError):  # a picture written anew: computed, by a network that no longer can
+        statistics_of_folder(folder, here / "inception.pth", network)
     (folder / "3.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"3\.jpg: no picture"):
         statistics_of_folder(folder, here / "inception.pth", open_inception(here / "inception.pth"))
@@ -225,6 +240,19 @@ def test_large_pictures_are_compared_at_256() -> None:
     large = picture(0, (512, 512))
     assert at_side(large).tobytes() == large.resize((256, 256), Image.Resampling.BICUBIC).tobytes()
     assert at_side(picture(0, (32, 32))).size == (32, 32)
+
+
+def test_clip_sees_the_picture_as_it_was_drawn(here: Path, tmp_path: Path) -> None:
+    """Not the one that was reduced to 256 px for FID."""
+    (one,) = wanted(["a two"], seed=0)
+    one.path(tmp_path).parent.mkdir(parents=True)
+    large = picture(0, (512, 512))
+    large.save(one.path(tmp_path))
+    clip = ClipScore(str(here / "clip"))
+    found = measure(tmp_path, [one], None, lambda seen, captions: clip.pictures(seen)[:, 0].numpy(), 1)  # type: ignore[arg-type]
+    drawn, reduced = (float(clip.pictures([each])[0, 0]) for each in (large, at_side(large)))
+    assert found.clip_sum == pytest.approx(drawn, abs=1e-6)
+    assert abs(drawn - reduced) > 1e-4
 
 
 def test_clip_score_is_the_cosine(here: Path) -> None:

@@ -46,6 +46,8 @@ def test_each_has_its_own_recipe_start_and_name(name: str) -> None:
     assert sorted(call.function for call in called) == sorted(STEPS)
     recipes = {call.function: call.parameters["recipe"] for call in called if "recipe" in call.parameters}
     assert set(recipes.values()) == {own["recipe"]}
+    (measuring,) = [call for call in walk.calls(dag, {"eval_batch": 3}) if call.function == "evaluate_text"]
+    assert measuring.parameters["batch"] == 3
     order = [call.function for call in called]
     assert order.index("predecessor") < order.index("source"), "a start that cannot be costs no data"
     assert cached._functions(dag).keys() == set(STEPS), "so that a plan can ask each of them"

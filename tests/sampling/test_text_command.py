@@ -47,6 +47,18 @@ def test_prompts_a_file_and_shares(model: Path, tmp_path: Path, monkeypatch: pyt
     assert (note["prompt"], note["seed"], note["solver"]) == ("a six", 6, "ab2")
 
 
+def test_lines_with_seeds(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "a two", "seed": 9, "tag": "counting"}\n')
+    asked = ["paint", str(model), "--prompts", str(path), "--steps", "1", "--out", f"{tmp_path}/a"]
+    assert main(asked) == 0
+    with Image.open(tmp_path / "a/0000.png") as image:
+        assert json.loads(image.info["atelier"])["seed"] == 9
+    path.write_text('{"prompt": "a two", "seed": "9"}\n')
+    assert main(asked) != 0
+    assert "line 1: the seed is '9'" in capsys.readouterr().err
+
+
 def test_interpolation(model: Path, tmp_path: Path) -> None:
     asked = ["interpolate", str(model), "a two", "a six", "--number", "5", "--steps", "2", "--out", str(tmp_path)]
     assert main(asked) == 0

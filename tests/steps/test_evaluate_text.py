@@ -86,10 +86,27 @@ def test_with_yardsticks(judged: dict[str, Any], tmp_path: Path) -> None:
     assert "rank-deficient" in written["warnings"][0]
 
 
+def test_edited_prompts_and_another_clip_are_measured_anew(judged: dict[str, Any], tmp_path: Path) -> None:
+    prompts, weights = tmp_path / "prompts.txt", tmp_path / "clip/model.safetensors"
+    prompts.write_text("a two\na six\n")
+    tiny.clip(weights.parent)
+    given = NOTHING | {"captions": str(prompts), "clip": str(weights.parent)}
+    keys = [evaluate_text.run(**judged, **given).made_by["key"]]
+    assert evaluate_text.run(**judged, **given).made_by["key"] == keys[0]
+    prompts.write_text("a one\n")
+    found = evaluate_text.run(**judged, **given)
+    assert json.loads(InputFolder(found).fetch("evaluation.json").read_text())["settings"]["pictures"] == 1
+    keys.append(found.made_by["key"])
+    os.utime(weights, ns=(1, 1))
+    keys.append(evaluate_text.run(**judged, **given).made_by["key"])
+    assert len(set(keys)) == 3
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"fid_weights": "w.pth"}, "FID needs both"),
+        ({"fid_weights": "w.pth"}, "FID has weights and no reference"),
+        ({"fid_statistics": "s.npz"}, "FID has a reference and no weights"),
         ({"clip": "org/clip"}, "no captions to draw"),
         ({"count": -1}, "count=-1"),
     ],

@@ -55,6 +55,30 @@ def test_champion_is_the_first_that_passed(store: str, tmp_path: Path) -> None:
     ]
 
 
+def test_a_later_evaluation_of_known_content_is_noted(store: str, tmp_path: Path) -> None:
+    with child_run("register") as run:
+        run_id = run.run_id()
+    uri, first = model(tmp_path, b"a"), {"atelier.evaluation": "e1", "atelier.run_id": "r1"}
+    register("m", uri, run_id, {"layout_accuracy": 0.5}, first, passed=False)
+    later = {"atelier.evaluation": "e2", "atelier.run_id": "r2"}
+    for _ in range(2):
+        again = register("m", uri, None, {"layout_accuracy": 0.75, "fid": 9.5}, later, passed=True)
+        assert (again.version, again.new, again.aliases) == ("1", False, ("challenger", "champion"))
+    register("m", uri, None, {"layout_accuracy": 0.75}, {"atelier.evaluation": "e3"}, passed=False)
+    connected = client(store)
+    found = connected.get_model_version("m", "1")
+    assert found.tags["metric.layout_accuracy"] == "0.75"
+    assert found.tags["metric.fid"] == "9.5"
+    assert (found.tags["atelier.evaluation"], found.tags["atelier.passed"]) == ("e3", "false")
+    assert found.tags["atelier.run_id"] == "r1", "what made it stays"
+    assert version_by_alias("m", "champion") == "1", "promotion alone takes an alias away"
+    (logged,) = connected.search_logged_models(
+        [connected.get_run(run_id).info.experiment_id], filter_string="metrics.fid < 10"
+    )
+    assert logged.tags["atelier.evaluation"] == "e3"
+    assert [move.alias for move in history("m")] == ["challenger", "champion"]
+
+
 def model_uri(folder: Path, weights: bytes) -> str:
     return str(folder / f"model-{weights.hex()}")
 

@@ -1,13 +1,12 @@
 """What a text-to-image model is evaluated on: one caption of each of COCO's images, or the prompts of a file."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from atelier.data.coco import CaptionFile, usable
 from atelier.errors import ConfigError, DataError
-from atelier.storage.atomic import os_errors
+from atelier.sampling.requests import prompt_requests
 
 
 def coco_captions(path: Path, count: int, seed: int) -> list[str]:
@@ -43,33 +42,12 @@ def read_prompts(path: Path, count: int, seed: int) -> list[str]:
 
 
 def prompts_of_file(path: Path, count: int = 0) -> list[str]:
-    """Prompts of a ``.jsonl`` (``{"prompt": …}`` a line) or of any other file (one a line); ``count`` 0: all.
+    """The prompts of ``sampling.requests.prompt_requests``; ``count`` 0: all.
 
     Raises:
-        DataError: a line is no such object; no prompts, or fewer than ``count``. StorageError: it cannot be read.
+        DataError: as there, or fewer than ``count``. StorageError: it cannot be read.
     """
-    with os_errors(path):
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} is no UTF-8 text ({error})", "give a file of prompts") from error
-    prompts = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            prompts.append(_prompt(path, number, line) if path.suffix == ".jsonl" else line.strip())
-    if not prompts or count > len(prompts):
-        raise DataError(f"{path} has {len(prompts)} prompts", f"give {count or 'some'}, one a line")
+    prompts = [request.prompt for request in prompt_requests(path)]
+    if count > len(prompts):
+        raise DataError(f"{path} has {len(prompts)} prompts", f"give {count}, one a line, or ask for fewer")
     return prompts[:count] if count else prompts
-
-
-def _prompt(path: Path, number: int, line: str) -> str:
-    try:
-        found = json.loads(line)["prompt"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}, line {number}: no JSON object with a prompt ({type(error).__name__}: {error})",
-            'write {"prompt": "…"} on one line',
-        ) from error
-    if not isinstance(found, str) or not found.strip():
-        raise DataError(f"{path}, line {number}: the prompt is {found!r}", 'write {"prompt": "…"} on one line')
-    return found.strip()

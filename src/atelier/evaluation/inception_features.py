@@ -93,13 +93,13 @@ def pictures_in(folder: Path) -> list[Path]:
 def statistics_of_folder(folder: Path, weights: Path, network: FidInception, batch: int = 32) -> Gaussian:
     """The Gaussian of a folder's photographs, each the centre square at 256 px by Lanczos, as COCO's are compared.
 
-    Kept in ``$ATELIER_CACHE/fid`` by the names and sizes of the pictures and the weights' digest.
+    Kept in ``$ATELIER_CACHE/fid`` by the pictures' names, sizes and times of change, and the weights' digest.
 
     Raises:
         DataError: no pictures, or one that cannot be read.
     """
     paths = pictures_in(folder)
-    listing = {path.name: path.stat().st_size for path in paths}
+    listing = {path.name: [(stat := path.stat()).st_size, stat.st_mtime_ns] for path in paths}
     key = sha256_json({"pictures": listing, "weights": sha256_file(weights), "crop": f"coco_square {SIDE}"})
     kept = default_cache() / "fid" / f"{key[:24]}.npz"
     if kept.is_file():

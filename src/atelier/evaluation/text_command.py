@@ -31,10 +31,11 @@ def evaluate_text(arguments: argparse.Namespace) -> int:
         AtelierError: as there.
     """
     if arguments.count < 0:
-        raise ConfigError(f"--count is {arguments.count}", "use at least 2")
+        raise ConfigError(f"--count is {arguments.count}", "use 0 for all, or a positive number")
 
     from atelier.evaluation.captions import read_prompts
-    from atelier.evaluation.text_evaluation import PAGE, RESULT, Yardsticks, evaluate
+    from atelier.evaluation.text_evaluation import PAGE, RESULT, evaluate
+    from atelier.evaluation.yardsticks import Yardsticks
 
     yardsticks = Yardsticks(arguments.fid_weights, arguments.fid_statistics, arguments.fid_images, arguments.clip)
     yardsticks.check()

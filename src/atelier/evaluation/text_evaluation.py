@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,57 +9,16 @@ from atelier.errors import ConfigError
 from atelier.evaluation import gaussian, text_images, text_page, text_parts
 from atelier.evaluation.clip_score import ClipScore
 from atelier.evaluation.inception_features import ENOUGH, open_inception, statistics_of_folder, warn_of_few
+from atelier.evaluation.yardsticks import Yardsticks
 from atelier.models.inception import FEATURES, FidInception
 from atelier.sampling.text_drawing import Drawing, share
 from atelier.storage.atomic import os_errors, write_bytes, write_json
 from atelier.storage.cache import fetched
 from atelier.storage.digest import sha256_file
+from atelier.storage.state import state_of_model
 from atelier.storage.uri import local_path
 
 RESULT, PAGE = "evaluation.json", "evaluation.html"
-
-
-@dataclass(frozen=True)
-class Yardsticks:
-    """What pictures are measured with; what is "" leaves its metric out.
-
-    Attributes:
-        fid_weights: FID's Inception (file, or its URI).
-        fid_statistics: npz with mu and sigma of the pictures to compare with (file, or its URI).
-        fid_images: in its place a folder of them, whose statistics are computed and kept.
-        clip: folder or id of a CLIP.
-    """
-
-    fid_weights: str = ""
-    fid_statistics: str = ""
-    fid_images: str = ""
-    clip: str = ""
-
-    def check(self) -> None:
-        """Refuses what can give no figure.
-
-        Raises:
-            ConfigError: half of what FID needs, or two references.
-        """
-        if self.fid_statistics and self.fid_images:
-            raise ConfigError("both FID statistics and a folder of pictures are given", "give one of them")
-        reference = self.fid_statistics or self.fid_images
-        if bool(self.fid_weights) != bool(reference):
-            given, lacking = ("weights", "a reference") if self.fid_weights else ("a reference", "weights")
-            raise ConfigError(
-                f"FID has {given} and no {lacking.removeprefix('a ')}",
-                "give --fid-weights (pt_inception-2015-12-05-6726825d.pth) and --fid-statistics or --fid-images",
-            )
-
-    @property
-    def skipped(self) -> dict[str, str]:
-        """The metrics that are left out, and why."""
-        why = {}
-        if not self.fid_weights:
-            why["fid"] = "no weights of FID's Inception and no reference were given"
-        if not self.clip:
-            why["clip_score"] = "no CLIP was given"
-        return why
 
 
 class _Opened:
@@ -106,7 +64,8 @@ def evaluate(
     pictures = text_images.wanted(prompts, seed)
     mine = pictures[rank::world]
     text_images.draw(out, drawing, mine)
-    key = text_parts.key_of(pictures, settled["model"], json.dumps(settled), opened.digest, yardsticks.clip)
+    clip = (yardsticks.clip, state_of_model(yardsticks.clip))
+    key = text_parts.key_of(pictures, settled["model"], json.dumps(settled), opened.digest, *clip)
     parts = text_parts.Share(out, key, rank, world)
     parts.measured(mine, opened.network, opened.clip, drawing.batch)
     if rank:

@@ -51,7 +51,7 @@ def settle(folder: Path, drawing: Drawing) -> dict[str, Any]:
         ConfigError: its pictures were drawn otherwise.
     """
     said = {key: value for key, value in asdict(drawing).items() if key not in ("model", "batch", "device")}
-    now = said | {"model": model_digest(drawing.model)}
+    now = said | {"dtype": drawing.precision(), "model": model_digest(drawing.model)}
     path = folder / SETTINGS
     if path.is_file():
         try:

@@ -87,9 +87,9 @@ def measure(
     moments, clip_sum, progress = Moments(FEATURES), 0.0, Progress("measuring", len(pictures), "pictures")
     for begin in range(0, len(pictures), batch):
         chosen = pictures[begin : begin + batch]
-        images = [at_side(open_picture(one.path(folder))) for one in chosen]
+        images = [open_picture(one.path(folder)) for one in chosen]
         if network is not None:
-            moments.add(features(network, images))
+            moments.add(features(network, [at_side(image) for image in images]))
         if clip is not None:
             clip_sum += float(np.sum(clip(images, [one.prompt for one in chosen])))
         progress.advance(len(chosen))

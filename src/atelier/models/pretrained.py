@@ -1,6 +1,7 @@
 """transformers' models from a folder or the hub: errors that name the model, nothing drawn at random."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +11,10 @@ from atelier.errors import ConfigError
 
 
 def device() -> torch.device:
-    """The accelerator where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The accelerator where there is one; under torchrun this process's."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def load(kind: Any, name: str, revision: str = "", **arguments: Any) -> Any:

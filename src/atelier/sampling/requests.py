@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atelier.errors import ConfigError
+from atelier.errors import ConfigError, DataError
 from atelier.storage.atomic import os_errors
 
 
@@ -92,7 +92,7 @@ def read_requests(path: Path) -> list[Request]:
     with os_errors(path):
         text = path.read_text(encoding="utf-8")
     requests = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 requests.append(_request(json.loads(line)))
@@ -104,6 +104,44 @@ def read_requests(path: Path) -> list[Request]:
     if not requests:
         raise ConfigError(f"{path} holds no layout", "write one JSON object a line")
     return requests
+
+
+def prompt_requests(path: Path) -> list[Request]:
+    """Prompts of a ``.jsonl`` (``{"prompt": …}`` a line, ``seed`` too if wanted) or of any other file (one a line).
+
+    Other fields of a line are passed over, so that GenEval's file is one of prompts too.
+
+    Raises:
+        DataError: names the line and what is wrong with it, or there is no prompt. StorageError: it cannot be read.
+    """
+    with os_errors(path):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is no UTF-8 text ({error})", "give a file of prompts") from error
+    requests = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            requests.append(_prompt(path, number, line) if path.suffix == ".jsonl" else Request(line.strip()))
+    if not requests:
+        raise DataError(f"{path} holds no prompt", "write one a line")
+    return requests
+
+
+def _prompt(path: Path, number: int, line: str) -> Request:
+    fix = 'write {"prompt": "…"} on one line'
+    try:
+        found = json.loads(line)
+        prompt, seed = found["prompt"], found.get("seed")
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}, line {number}: no JSON object with a prompt ({type(error).__name__}: {error})", fix
+        ) from error
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise DataError(f"{path}, line {number}: the prompt is {prompt!r}", fix)
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise DataError(f"{path}, line {number}: the seed is {seed!r}", "write a whole number, or leave it out")
+    return Request(prompt.strip(), seed=seed)
 
 
 def _request(found: Any) -> Request:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from atelier.errors import ConfigError
 from atelier.progress import Progress
-from atelier.sampling.requests import Request, read_requests
+from atelier.sampling.requests import Request, prompt_requests
 from atelier.sampling.text_drawing import Drawing, add_drawing_arguments, share
-from atelier.storage.atomic import os_errors, replace_file
+from atelier.storage.atomic import replace_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,7 +50,7 @@ def paint(arguments: argparse.Namespace) -> int:
     """One picture a prompt and seed, ``0000.png`` … in the prompts' order, and their sheet where one process draws all.
 
     Raises:
-        ConfigError: no prompt, a file that cannot be read as prompts, or a model that is none.
+        ConfigError: no prompt, or a model that is none. DataError: a file that cannot be read as prompts.
         StorageError: the output cannot be written.
     """
     requests = _requests(arguments)
@@ -144,14 +144,8 @@ def _requests(arguments: argparse.Namespace) -> list[Request]:
         raise ConfigError(f"--count is {arguments.count}", "use at least 1")
     if arguments.prompts is None:
         requests = [Request(prompt) for prompt in arguments.prompt]
-    elif arguments.prompts.suffix == ".jsonl":
-        requests = read_requests(arguments.prompts)
     else:
-        with os_errors(arguments.prompts):
-            lines = arguments.prompts.read_text(encoding="utf-8").splitlines()
-        requests = [Request(line.strip()) for line in lines if line.strip()]
-        if not requests:
-            raise ConfigError(f"{arguments.prompts} holds no prompt", "write one a line")
+        requests = prompt_requests(arguments.prompts)
     return [
         Request(request.prompt, seed=(arguments.seed if request.seed is None else request.seed) + number)
         for request in requests

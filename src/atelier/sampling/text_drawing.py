@@ -81,13 +81,22 @@ class Drawing:
 
         from atelier.sampling.crossflow import CrossFlowPipeline
 
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if device == "cuda":
-            device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        dtype = self.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-        pipeline = CrossFlowPipeline.from_pretrained(self.model, torch_dtype=getattr(torch, dtype)).to(device)
+        dtype = getattr(torch, self.precision())
+        pipeline = CrossFlowPipeline.from_pretrained(self.model, torch_dtype=dtype).to(self._place())
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def precision(self) -> str:
+        """The dtype that it draws in: the one asked for, else bfloat16 on cuda and float32 elsewhere."""
+        return self.dtype or ("bfloat16" if self._place().startswith("cuda") else "float32")
+
+    def _place(self) -> str:
+        """The device; of several the one of this process."""
+        from atelier.models.pretrained import device
+
+        if self.device == "cuda":
+            return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        return self.device or str(device())
 
     def settings(self) -> dict[str, Any]:
         """The pipeline's keyword arguments."""

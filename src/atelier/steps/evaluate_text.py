@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from atelier.errors import ConfigError
+from atelier.evaluation.yardsticks import Yardsticks
 from atelier.steps.runtime import StepContext, run_step
 from atelier.storage.manifest import Manifest
+from atelier.storage.state import state_of, state_of_model
 
 VERSION = 1
 _DRAWN = "drawn"
@@ -38,12 +40,12 @@ def run(
     Args:
         captions: COCO's captions file, or a file of prompts; its place.
         count: pictures; 0 is 30,000 of COCO's captions, or the whole file of prompts.
-        fid_weights, fid_statistics, clip: see ``evaluation.text_evaluation.Yardsticks``; "" leaves them out.
+        fid_weights, fid_statistics, clip: see ``evaluation.yardsticks.Yardsticks``; "" leaves them out.
         steps, guidance: of sampling; 0 is the recipe's own.
         batch: pictures at once; 0 is the recipe's own.
 
     Raises:
-        ConfigError: see ``check``.
+        ConfigError: see ``check``. StorageError, ServiceError: a file's place cannot be looked at.
     """
     from atelier.recipes.registry import get, module_of
 
@@ -61,6 +63,7 @@ def run(
         "seed": seed,
         "recipe": recipe,
         "profile": profile,
+        "states": _states(captions, fid_weights, fid_statistics, clip) if fid_weights or clip else {},
     }
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
@@ -93,16 +96,20 @@ def check(*, captions: str, count: int, fid_weights: str, fid_statistics: str, c
     Raises:
         ConfigError: half of what FID needs, a yardstick and nothing to draw, a negative count.
     """
-    if bool(fid_weights) != bool(fid_statistics):
-        raise ConfigError(
-            f"fid_weights={fid_weights!r} and fid_statistics={fid_statistics!r}", "FID needs both, or leave both out"
-        )
+    Yardsticks(fid_weights, fid_statistics, clip=clip).check()
     if (fid_weights or clip) and not captions:
         raise ConfigError(
             "fid_weights or clip is given and no captions to draw", "give eval_captions, e.g. captions_val2014.json"
         )
     if count < 0:
         raise ConfigError(f"count={count}", "use 0 for all, or a positive number")
+
+
+def _states(captions: str, fid_weights: str, fid_statistics: str, clip: str) -> dict[str, str]:
+    """Marks of what lies at the places now: a file that was replaced is another one."""
+    files = {"captions": captions, "fid_weights": fid_weights, "fid_statistics": fid_statistics}
+    marks = {name: state_of([place]) for name, place in files.items() if place} | {"clip": state_of_model(clip)}
+    return {name: mark for name, mark in marks.items() if mark}
 
 
 def _measured(ctx: StepContext, params: dict[str, Any], solver: str, batch: int) -> dict[str, Any]:
@@ -112,7 +119,7 @@ def _measured(ctx: StepContext, params: dict[str, Any], solver: str, batch: int)
         return {"metrics": {}, "skipped": {"fid": why, "clip_score": why}, "warnings": []}
 
     from atelier.evaluation.captions import read_prompts
-    from atelier.evaluation.text_evaluation import PAGE, RESULT, Yardsticks, evaluate
+    from atelier.evaluation.text_evaluation import PAGE, RESULT, evaluate
     from atelier.sampling.text_drawing import Drawing
     from atelier.storage.cache import fetched
 

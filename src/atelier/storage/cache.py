@@ -21,11 +21,15 @@ def cached_path(cache: Path, entry: FileEntry) -> Path:
 
 
 def fetched(place: str) -> Path:
-    """A local path of a file: a local one where it lies, a remote one fetched into the cache once, by its URI.
+    """A local path of a file: a local one where it lies, a remote one fetched into the cache.
+
+    Fetched once by its URI and, on S3, its ETag: one that was replaced there is fetched anew. Published files
+    (``https``, ``hf``) are told apart by their address alone.
 
     Raises:
         StorageError: there is none, or it cannot be read. ServiceError: the server does not answer.
     """
+    from atelier.storage.state import state_of
     from atelier.storage.transfer import download, file_name
 
     if is_local(place):
@@ -33,5 +37,6 @@ def fetched(place: str) -> Path:
         with os_errors(path):
             path.stat()
         return path
-    kept = default_cache() / "fetched" / sha256_bytes(place.encode())[:16] / file_name(place)
+    mark = sha256_bytes(f"{place}\n{state_of([place])}".encode())[:16]
+    kept = default_cache() / "fetched" / mark / file_name(place)
     return kept if kept.is_file() else download(place, kept)

@@ -3,6 +3,7 @@
 For places that change: folders and buckets. Published files (``https``, ``hf``) are told apart by their address alone.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from atelier.storage import s3
@@ -21,7 +22,16 @@ def state(pattern: str) -> str:
     Raises:
         DataError, StorageError, ServiceError: the place cannot be listed.
     """
-    places = [split_fragment(url)[0] for url in expand(pattern)]
+    return state_of(expand(pattern))
+
+
+def state_of(urls: Sequence[str]) -> str:
+    """As ``state``, of files that are named one by one; ``*`` and the like are letters of their names.
+
+    Raises:
+        StorageError, ServiceError: a file or bucket that cannot be looked at.
+    """
+    places = [split_fragment(url)[0] for url in urls]
     local = [uris.local_path(place) for place in places if uris.is_local(place)]
     remote = [place for place in places if not uris.is_local(place) and uris.scheme(place) == "s3"]
     if not local and not remote:
@@ -56,6 +66,15 @@ def tree_state(place: str) -> str:
 def _files(root: Path) -> list[Path]:
     with os_errors(root):
         return sorted(path for path in root.rglob("*") if path.is_file())
+
+
+def state_of_model(name: str) -> str:
+    """As ``tree_state`` of a local model's folder; "" of a hub's id, and of a folder that is not there.
+
+    Raises:
+        StorageError: the folder cannot be read.
+    """
+    return tree_state(name) if Path(name).is_dir() else ""
 
 
 def _local(path: Path) -> list[int | str]:

@@ -24,6 +24,7 @@ from atelier.tracking.service import client, shown, tracking_uri
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 _HISTORY = "atelier.promotion."
+_EVALUATION = "atelier.evaluation"
 _ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 _RESERVED = re.compile(r"latest|v\d+")
 
@@ -68,6 +69,9 @@ def register(
 ) -> Registered:
     """Registers a model that lies in the artifact store; the same content a second time is found, not added.
 
+    A later evaluation of known content is noted with its version: what it measured, whether it passed, and its digest.
+    Figures that it did not measure stay, since they are of the same weights.
+
     It becomes ``challenger``; the first version that passed its evaluation becomes ``champion`` too. Later champions
     are made by promotion alone.
 
@@ -96,16 +100,22 @@ def register(
     with _service_errors(uri), _one_at_a_time(uri, name):
         connected = client(uri)
         _ensure_model(connected, name)
+        judged = {
+            **{key: str(value) for key, value in tags.items() if key == _EVALUATION},
+            "atelier.passed": str(passed).lower(),
+            **{f"metric.{key}": f"{value:.6g}" for key, value in finite.items()},
+        }
         known = connected.search_model_versions(f"name = '{name}' and tags.`atelier.digest` = '{manifest.digest}'")
         if known:
-            version, new = str(max(int(found.version) for found in known)), False
+            latest = max(known, key=lambda found: int(found.version))
+            version, new = str(latest.version), False
+            _note(connected, name, version, judged, finite)
         else:
             details = {
                 **{key: str(value) for key, value in tags.items()},
                 "atelier.digest": manifest.digest,
                 "atelier.kind": manifest.kind,
-                "atelier.passed": str(passed).lower(),
-                **{f"metric.{key}": f"{value:.6g}" for key, value in finite.items()},
+                **judged,
             }
             model_id = _log_model(connected, name, run_id, details, finite)
             made = connected.create_model_version(
@@ -235,6 +245,26 @@ def _log_model(
         connected.log_metric(run_id, key, value, model_id=model.model_id)
     connected.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)
+
+
+def _note(connected: Any, name: str, version: str, judged: dict[str, str], metrics: dict[str, float]) -> None:
+    """Brings a version's tags, and its run's LoggedModel where it has one, up to a later evaluation."""
+    found = connected.get_model_version(name, version)
+    changed = {key: value for key, value in judged.items() if found.tags.get(key) != value}
+    for key, value in changed.items():
+        connected.set_model_version_tag(name, version, key, value)
+    if not changed or not found.run_id:
+        return
+    # MLflow on SQL keeps no address of the LoggedModel with the version.
+    logged = connected.search_logged_models(
+        [connected.get_run(found.run_id).info.experiment_id],
+        filter_string=f"name = '{name}' AND tags.`atelier.digest` = '{found.tags['atelier.digest']}'",
+    )
+    for each in (one for one in logged if one.source_run_id == found.run_id):
+        connected.set_logged_model_tags(each.model_id, changed)
+        for key, number in metrics.items():
+            if f"metric.{key}" in changed:
+                connected.log_metric(found.run_id, key, number, model_id=each.model_id)
 
 
 def _version_of(connected: Any, name: str, alias: str) -> str | None:

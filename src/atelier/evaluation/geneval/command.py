@@ -38,17 +38,19 @@ def geneval(arguments: argparse.Namespace, open_finder: "Callable[[str], ObjectF
     """
     from atelier.evaluation.clip_score import ClipScore
     from atelier.evaluation.geneval.colours import ClipColours
-    from atelier.evaluation.geneval.evaluation import PAGE, RESULT, draw, evaluate
+    from atelier.evaluation.geneval.evaluation import PAGE, RESULT, check, draw, evaluate
     from atelier.evaluation.geneval.rules import Thresholds
     from atelier.evaluation.geneval.tasks import read_tasks
 
     tasks = read_tasks(arguments.prompts)
-    finder = open_finder(arguments.detector)
-    finder.check(sorted({one.label for task in tasks for one in (*task.include, *task.exclude)}))
-    colours = ClipColours(ClipScore(arguments.clip)) if arguments.clip else None
-    pictures = draw(arguments.out, Drawing.of(arguments), tasks, arguments.seed, arguments.each)
-    if share()[0]:
+    drawing = Drawing.of(arguments)
+    if share()[0]:  # the others need neither detector nor CLIP
+        draw(arguments.out, drawing, tasks, arguments.seed, arguments.each)
         return 0
+    finder = open_finder(arguments.detector)
+    check(tasks, finder, bool(arguments.clip))
+    colours = ClipColours(ClipScore(arguments.clip)) if arguments.clip else None
+    pictures = draw(arguments.out, drawing, tasks, arguments.seed, arguments.each)
     thresholds = Thresholds(arguments.confidence, arguments.counting)
     result = evaluate(arguments.out, tasks, pictures, finder, colours, thresholds, arguments.batch)
     for name, value in result["metrics"].items():

@@ -22,6 +22,17 @@ EACH = 4
 RESULT, PAGE = "geneval.json", "geneval.html"
 
 
+def check(tasks: Sequence[Task], finder: ObjectFinder, reads_colours: bool) -> None:
+    """Refuses prompts that cannot be judged; before anything is drawn.
+
+    Raises:
+        ConfigError: the detector does not know a class, or a colour is asked for and nobody reads it.
+    """
+    finder.check(sorted({one.label for task in tasks for one in (*task.include, *task.exclude)}))
+    if not reads_colours and any(one.colour for task in tasks for one in task.include):
+        raise ConfigError("the prompts name colours and no CLIP was given to read them", "give --clip")
+
+
 def draw(out: Path, drawing: Drawing, tasks: Sequence[Task], seed: int, each: int = EACH) -> list[Wanted]:
     """Draws ``each`` pictures of every prompt, as far as they are not there.
 
@@ -57,13 +68,11 @@ def evaluate(
         colours: None where no prompt names a colour.
 
     Raises:
-        ConfigError: the detector does not know a class, or a colour is asked for and nobody reads it.
+        ConfigError: see ``check``.
     """
     if len(pictures) % len(tasks):
         raise ConfigError(f"{len(pictures)} pictures of {len(tasks)} prompts", "draw as many of each")
-    finder.check(sorted({one.label for task in tasks for one in (*task.include, *task.exclude)}))
-    if colours is None and any(one.colour for task in tasks for one in task.include):
-        raise ConfigError("the prompts name colours and no CLIP was given to read them", "give --clip")
+    check(tasks, finder, colours is not None)
     each = len(pictures) // len(tasks)
     of = [task for task in tasks for _ in range(each)]
     verdicts: list[Verdict] = []

@@ -52,7 +52,7 @@ def judge(
 ) -> Verdict:
     """Looks for everything that the prompt includes, and for too many of what it excludes.
 
-    Where more objects of a class are found than asked for, the surest of the right colour count.
+    Where more objects of a class are found than asked for, the surest are looked at: their colour, their position.
 
     Args:
         found: a detector's objects, of any score.
@@ -78,16 +78,14 @@ def judge(
 def _matching(
     own: list[Found], asked: Asked, colours: Callable[[Sequence[Found]], list[str]]
 ) -> tuple[list[Found], list[tuple[str, str]]]:
-    """The surest objects that are what was asked for, and what is wrong."""
+    """The surest objects of a class, as many as asked for, and what is wrong with them."""
     if len(own) < asked.count:
         return own, [(MISSING, f"{len(own)} × {asked.label}, {asked.count} wanted")]
-    if not asked.colour:
-        return own[: asked.count], []
-    read = colours(own)
-    right = [one for one, colour in zip(own, read, strict=True) if colour == asked.colour]
-    if len(right) < asked.count:
-        return own[: asked.count], [(COLOUR, f"{asked.label} is {', '.join(read)}, {asked.colour} wanted")]
-    return right[: asked.count], []
+    own = own[: asked.count]
+    read = colours(own) if asked.colour else []
+    if any(colour != asked.colour for colour in read):
+        return own, [(COLOUR, f"{asked.label} is {', '.join(read)}, {asked.colour} wanted")]
+    return own, []
 
 
 def _misplaced(

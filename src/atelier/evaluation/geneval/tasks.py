@@ -50,7 +50,7 @@ def read_tasks(path: Path) -> list[Task]:
     """
     with os_errors(path):
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").split("\n")
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is no UTF-8 text ({error})", _GIVE) from error
     tasks = []
