@@ -231,6 +231,27 @@ def test_an_interrupted_run_goes_on(raw: Manifest, tmp_path: Path) -> None:
     assert run(raw, tmp_path / "again", share=0.06).digest == whole.digest
 
 
+def test_facts_that_cannot_be_written_are_left_out(tmp_path: Path) -> None:
+    """Numbers as JSON allows them: the samples are used all the same."""
+    long = json.loads("1" + "0" * 400)
+    facts: list[Found] = [
+        {"LICENSE": long, "url": -long, "status": None},
+        {"LICENSE": 2**63, "url": 2**63 - 1, "original_width": long},
+        {"LICENSE": float("inf"), "url": float("nan"), "NSFW": None},
+        {"LICENSE": [1], "url": {"a": 1}},
+        {"LICENSE": "\ud800", "url": "a\nb"},
+    ]
+    samples = [sample(number, **found) for number, found in enumerate(facts)]
+    rejected = [sample(5, similarity=long), sample(6, status=long), sample(7, NSFW=long)]
+    web_tars.tar(tmp_path / "tars" / "tars" / "00000.tar", samples + rejected)
+    made = run(web_tars.manifest(tmp_path / "tars"), tmp_path / "shards")
+    assert made.metadata["filtered"] == {"unreadable score": 1, "status": 1, "nsfw": 1}
+    dataset = ShardDataset(made)
+    records = [dataset.sample(number)["json"] for number in range(5)]
+    assert [{"LICENSE", "url"} & record.keys() for record in records] == [set(), {"url"}, set(), set(), set()]
+    assert records[1]["url"] == 2**63 - 1
+
+
 def test_filters_that_leave_nothing_are_an_error(raw: Manifest, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the filters left none of 26 samples: 24 × too small, 1 × status"):
         run(raw, tmp_path / "shards", share=1.0, filters=Filters(min_side=500, nsfw=("UNLIKELY",)))

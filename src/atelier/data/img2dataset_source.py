@@ -20,6 +20,9 @@ KEPT = ("url", "LICENSE", "similarity", "NSFW")
 MAX_FACT = 2000
 """Characters of a fact that is kept."""
 
+MAX_INT = 2**63
+"""Whole numbers that are kept are less, beside the sign: JSON has them of any length, other readers do not."""
+
 
 class Img2DatasetSource:
     """``RawSource`` of tars; a unit is a tar.
@@ -70,4 +73,6 @@ def _sayable(value: object) -> bool:
     """Whether a fact is there and can be written: NaN is a number to Python alone, half a surrogate pair is no text."""
     if isinstance(value, str):
         return len(value) <= MAX_FACT and value.isprintable() and value.encode("utf-8", "replace").decode() == value
-    return isinstance(value, int | float) and math.isfinite(value)
+    if isinstance(value, int):
+        return abs(value) < MAX_INT
+    return isinstance(value, float) and math.isfinite(value)
