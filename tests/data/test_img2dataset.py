@@ -62,6 +62,15 @@ def test_a_tar_as_it_is_written(tmp_path: Path) -> None:
     assert {example.original_size for example in examples.values()} == {(32, 32)}
 
 
+def test_a_caption_that_is_no_text_is_none(tmp_path: Path) -> None:
+    samples = [sample(number) for number in range(4)]
+    for number, said in enumerate((float("nan"), None, 3, "a fox")):
+        samples[number][f"{number:09d}.json"] = json.dumps(web_tars.facts(number, caption=said)).encode()
+        del samples[number][f"{number:09d}.txt"]
+    examples, _ = read(web_tars.tar(tmp_path / "00000.tar", samples))
+    assert [example.caption for example in examples.values()] == ["", "", "", "a fox"]
+
+
 DAMAGES: dict[str, tuple[Callable[[Found], object], str]] = {
     "no image": (lambda m: m.pop("000000001.jpg"), "no image for its json"),
     "no image, no json": (
