@@ -15,8 +15,9 @@ from atelier.data.loader import ShardDataset
 from atelier.data.preprocess import EncoderSpec, Settings, preprocess
 from atelier.data.quarantine import Filtered, Quarantine, Quarantined
 from atelier.data.raw_example import RawExample
+from atelier.data.raw_form import form
 from atelier.data.raw_source import open_source
-from atelier.errors import DataError
+from atelier.errors import ConfigError, DataError
 from atelier.storage.folder import OutputFolder
 from atelier.storage.manifest import Manifest
 from tests.data import web_tars
@@ -270,3 +271,12 @@ def test_a_folder_without_tars(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     with pytest.raises(DataError, match="no tars"):
         Img2DatasetSource(web_tars.manifest(tmp_path / "raw"))
+
+
+def test_the_names_of_tars(tmp_path: Path) -> None:
+    web_tars.tar(tmp_path / "raw" / "tars" / "00000.TAR", [sample(0)])
+    assert Img2DatasetSource(web_tars.manifest(tmp_path / "raw")).units == ["tars/00000.TAR"]
+    check = form("img2dataset").check
+    check(["tars/00000.TAR", "tars/00001.tar"])
+    with pytest.raises(ConfigError, match=r"tars/a\.tar and tars/a\.TAR would give shards of one name"):
+        check(["tars/a.tar", "tars/a.TAR"])

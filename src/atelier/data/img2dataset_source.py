@@ -8,6 +8,7 @@ from typing import Any
 
 from atelier.data.img2dataset import read_tar
 from atelier.data.raw_example import RawExample
+from atelier.data.raw_form import is_tar
 from atelier.data.raw_source import Examples, stem, verified
 from atelier.data.settings import Settings
 from atelier.errors import DataError
@@ -40,7 +41,7 @@ class Img2DatasetSource:
     def __init__(self, manifest: Manifest, cache: Path | None = None) -> None:
         self.manifest, self.cache = manifest, cache
         self._folder = InputFolder(manifest, cache)
-        self.units = [name for name in self._folder.names() if name.endswith(".tar")]
+        self.units = [name for name in self._folder.names() if is_tar(name)]
         if not self.units:
             raise DataError(f"{manifest.uri}: no tars", "give the output of download")
         if len({stem(name) for name in self.units}) < len(self.units):
