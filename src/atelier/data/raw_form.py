@@ -154,7 +154,9 @@ def _captioned_check(places: Iterable[str]) -> None:
     tars = [place for place in places if is_part(place)]
     loose = [place for place, kind in zip(places, kinds, strict=True) if kind == "pictures" and not is_part(place)]
     if tars and loose:
-        raise ConfigError(f"the source has tars and loose pictures, e.g. {tars[0]} and {loose[0]}", "give one or the other")
+        raise ConfigError(
+            f"the source has tars and loose pictures, e.g. {tars[0]} and {loose[0]}", "give one or the other"
+        )
     _own_stems(tars)
 
 
