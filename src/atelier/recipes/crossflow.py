@@ -312,7 +312,7 @@ class Recipe:
 
         config = self.config
         name = f"{config.resolution} px, {config.language_model}, {config.backbone}"
-        check_language_model(fetch(CONFIG), config.model().text.get("width", 768), name)
+        check_language_model(fetch(CONFIG), config.model().text.get("width", 768), name, config.language_model)
 
     def check_features(self, metadata: "Mapping[str, Any]") -> None:
         """Sees that encoded samples are of the language model and the resolution that are trained.
