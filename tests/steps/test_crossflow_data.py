@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,6 +125,24 @@ def test_captions_of_every_kind(tmp_path: Path, base: Manifest, capsys: pytest.C
     assert made.metadata["counts"]["tokens_cut"] > 300
     assert "captions are longer than the model reads" in capsys.readouterr().out
     assert all(bfloat16.tensor(sample["text"]).isfinite().all() for sample in kept.values())
+
+
+def test_what_the_filters_drop_is_not_shown(tmp_path: Path, base: Manifest) -> None:
+    """The report's pictures are of the samples that are trained on, by the filters that preprocess was given."""
+    changes: list[dict[str, Any]] = [{"NSFW": "NSFW"}] * 30 + [{}, {"similarity": 0.31}, {"size": (48, 48)}, {}]
+    samples = [web_tars.sample(number, **changed) for number, changed in enumerate(changes)]
+    web_tars.tar(tmp_path / "raw" / "tars" / "00000.tar", samples)
+    raw, artifacts = web_tars.manifest(tmp_path / "raw"), str(tmp_path / "artifacts")
+
+    def shown(most: int, **given: str) -> list[str]:
+        found = canvases(InputFolder(raw), most, shards_of(raw, base, artifacts, **given))
+        return [picture.caption for picture in found]
+
+    assert shown(12) == [f"picture {number}" for number in (30, 31, 32, 33)]
+    assert shown(2) == ["picture 30", "picture 31"]
+    assert shown(12, filters='{"min_similarity": 0.32}') == [f"picture {number}" for number in (30, 32, 33)]
+    assert shown(12, resolutions="32,48") == ["picture 32"]
+    assert len(canvases(InputFolder(raw), 12)) == 12
 
 
 def test_wrong_parameters(tmp_path: Path, base: Manifest) -> None:
