@@ -134,6 +134,21 @@ def test_shards_without_checksums_of_members_are_read_whole(shards: Manifest) ->
         assert "moments_64" not in sample
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", ["bfloat16", "<f4"])
+def test_read_only_memory_is_handed_over_in_silence(dtype: str) -> None:
+    made = bfloat16.array(torch.arange(12.0)) if dtype == "bfloat16" else np.arange(12, dtype=dtype)
+    kept = np.frombuffer(made.tobytes(), made.dtype)
+    assert not kept.flags.writeable
+    tensor, part = bfloat16.tensor(kept), bfloat16.tensor(kept.reshape(3, 4)[:, 1:3])
+    assert tensor.data_ptr() == kept.ctypes.data, "no copy"
+    assert not kept.flags.writeable
+    del kept  # the tensors keep the memory
+    assert tensor.tolist() == list(range(12))
+    assert part.tolist() == [[1, 2], [5, 6], [9, 10]]
+    assert bfloat16.tensor(np.frombuffer(b"", made.dtype)).shape == (0,)
+
+
 def test_numpy_and_torch_refuse_what_was_not_meant() -> None:
     with pytest.raises(TypeError):
         torch.from_numpy(bfloat16.array(torch.ones(3)))

@@ -150,6 +150,11 @@ def test_what_cannot_be_one_data_set(folder: Path, tmp_path: Path) -> None:
     journey.check(["images/000.tgz", f"annotations/{LIST}.tgz"])
     with pytest.raises(ConfigError, match="no images"):
         journey.check([f"annotations/{LIST}.tgz"])
+    with pytest.raises(ConfigError, match=r"tars and loose pictures, e\.g\. images/000\.tgz and images/loose\.JPG"):
+        journey.check(["images/000.tgz", "images/loose.JPG", f"annotations/{LIST}.tgz"])
+    with pytest.raises(ConfigError, match=r"images/000\.tgz and images/000\.tar would give shards of one name"):
+        journey.check(["images/000.tgz", "images/000.tar", f"annotations/{LIST}.tgz"])
+    journey.check(["images/000.jpg", "images/000.png", f"annotations/{LIST}.tgz"])
     assert [journey.kind_of(name) for name in ("000.tgz", f"{LIST}.tgz", "a.jsonl", "a.tar.gz", "a.parquet")] == [
         "pictures", "captions", "captions", "pictures", None,
     ]  # fmt: skip

@@ -15,8 +15,9 @@ from atelier.data.loader import ShardDataset
 from atelier.data.preprocess import EncoderSpec, Settings, preprocess
 from atelier.data.quarantine import Filtered, Quarantine, Quarantined
 from atelier.data.raw_example import RawExample
+from atelier.data.raw_form import form
 from atelier.data.raw_source import open_source
-from atelier.errors import DataError
+from atelier.errors import ConfigError, DataError
 from atelier.storage.folder import OutputFolder
 from atelier.storage.manifest import Manifest
 from tests.data import web_tars
@@ -60,6 +61,15 @@ def test_a_tar_as_it_is_written(tmp_path: Path) -> None:
     assert examples["000000000"].facts["similarity"] == 0.33
     assert examples["000000004"].facts == {}
     assert {example.original_size for example in examples.values()} == {(32, 32)}
+
+
+def test_a_caption_that_is_no_text_is_none(tmp_path: Path) -> None:
+    samples = [sample(number) for number in range(4)]
+    for number, said in enumerate((float("nan"), None, 3, "a fox")):
+        samples[number][f"{number:09d}.json"] = json.dumps(web_tars.facts(number, caption=said)).encode()
+        del samples[number][f"{number:09d}.txt"]
+    examples, _ = read(web_tars.tar(tmp_path / "00000.tar", samples))
+    assert [example.caption for example in examples.values()] == ["", "", "", "a fox"]
 
 
 DAMAGES: dict[str, tuple[Callable[[Found], object], str]] = {
@@ -231,6 +241,27 @@ def test_an_interrupted_run_goes_on(raw: Manifest, tmp_path: Path) -> None:
     assert run(raw, tmp_path / "again", share=0.06).digest == whole.digest
 
 
+def test_facts_that_cannot_be_written_are_left_out(tmp_path: Path) -> None:
+    """Numbers as JSON allows them: the samples are used all the same."""
+    long = json.loads("1" + "0" * 400)
+    facts: list[Found] = [
+        {"LICENSE": long, "url": -long, "status": None},
+        {"LICENSE": 2**63, "url": 2**63 - 1, "original_width": long},
+        {"LICENSE": float("inf"), "url": float("nan"), "NSFW": None},
+        {"LICENSE": [1], "url": {"a": 1}},
+        {"LICENSE": "\ud800", "url": "a\nb"},
+    ]
+    samples = [sample(number, **found) for number, found in enumerate(facts)]
+    rejected = [sample(5, similarity=long), sample(6, status=long), sample(7, NSFW=long)]
+    web_tars.tar(tmp_path / "tars" / "tars" / "00000.tar", samples + rejected)
+    made = run(web_tars.manifest(tmp_path / "tars"), tmp_path / "shards")
+    assert made.metadata["filtered"] == {"unreadable score": 1, "status": 1, "nsfw": 1}
+    dataset = ShardDataset(made)
+    records = [dataset.sample(number)["json"] for number in range(5)]
+    assert [{"LICENSE", "url"} & record.keys() for record in records] == [set(), {"url"}, set(), set(), set()]
+    assert records[1]["url"] == 2**63 - 1
+
+
 def test_filters_that_leave_nothing_are_an_error(raw: Manifest, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the filters left none of 26 samples: 24 × too small, 1 × status"):
         run(raw, tmp_path / "shards", share=1.0, filters=Filters(min_side=500, nsfw=("UNLIKELY",)))
@@ -240,3 +271,12 @@ def test_a_folder_without_tars(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     with pytest.raises(DataError, match="no tars"):
         Img2DatasetSource(web_tars.manifest(tmp_path / "raw"))
+
+
+def test_the_names_of_tars(tmp_path: Path) -> None:
+    web_tars.tar(tmp_path / "raw" / "tars" / "00000.TAR", [sample(0)])
+    assert Img2DatasetSource(web_tars.manifest(tmp_path / "raw")).units == ["tars/00000.TAR"]
+    check = form("img2dataset").check
+    check(["tars/00000.TAR", "tars/00001.tar"])
+    with pytest.raises(ConfigError, match=r"tars/a\.tar and tars/a\.TAR would give shards of one name"):
+        check(["tars/a.tar", "tars/a.TAR"])

@@ -307,6 +307,19 @@ def test_padding_is_neither_stored_nor_read() -> None:
         )
 
 
+@pytest.mark.parametrize("stage", [stage for stage in MODELS if "clip" in stage or not stage])
+def test_a_base_of_another_kind_and_the_same_width_is_refused(stage: str, tmp_path: Path) -> None:
+    """T5-base is as wide as CLIP ViT-L/14."""
+    config = tmp_path / "text_encoder" / "config.json"
+    config.parent.mkdir()
+    chosen = Recipe("paper", _config(stage, "paper"))
+    config.write_text(json.dumps({"model_type": "clip_text_model", "hidden_size": 768}))
+    chosen.check_base(tmp_path.joinpath)
+    config.write_text(json.dumps({"model_type": "t5", "d_model": 768}))
+    with pytest.raises(ConfigError, match=r"\(t5\) gives states of width 768, CrossFlow .* reads 768 \(clip\)"):
+        chosen.check_base(tmp_path.joinpath)
+
+
 def test_features_of_another_model_are_refused() -> None:
     objective, found = recipe().objective(base()), samples(recipe(), 1)
     with pytest.raises(ConfigError, match="width 64, the model reads 128"):

@@ -1,8 +1,10 @@
 """CrossFlow's data from source to batch: the twin's canvases as img2dataset's tars, and captions of every kind."""
 
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,6 +126,63 @@ def test_captions_of_every_kind(tmp_path: Path, base: Manifest, capsys: pytest.C
     assert made.metadata["counts"]["tokens_cut"] > 300
     assert "captions are longer than the model reads" in capsys.readouterr().out
     assert all(bfloat16.tensor(sample["text"]).isfinite().all() for sample in kept.values())
+
+
+def test_what_the_filters_drop_is_not_shown(tmp_path: Path, base: Manifest) -> None:
+    """The report's pictures are of the samples that are trained on, by the filters that preprocess was given."""
+    changes: list[dict[str, Any]] = [{"NSFW": "NSFW"}] * 30 + [{}, {"similarity": 0.31}, {"size": (48, 48)}, {}]
+    samples = [web_tars.sample(number, **changed) for number, changed in enumerate(changes)]
+    web_tars.tar(tmp_path / "raw" / "tars" / "00000.tar", samples)
+    raw, artifacts = web_tars.manifest(tmp_path / "raw"), str(tmp_path / "artifacts")
+
+    def shown(most: int, **given: str) -> list[str]:
+        found = canvases(InputFolder(raw), most, shards_of(raw, base, artifacts, **given))
+        return [picture.caption for picture in found]
+
+    assert shown(12) == [f"picture {number}" for number in (30, 31, 32, 33)]
+    assert shown(2) == ["picture 30", "picture 31"]
+    assert shown(12, filters='{"min_similarity": 0.32}') == [f"picture {number}" for number in (30, 32, 33)]
+    assert shown(12, resolutions="32,48") == ["picture 32"]
+    assert len(canvases(InputFolder(raw), 12)) == 12
+
+
+CLIP = ("crossflow", "crossflow:512_clip_dimr", "crossflow:256_clip_dit", "crossflow:512_clip_dit")
+
+
+def test_two_resolutions_are_encoded_once_for_all_that_read_them(
+    tmp_path: Path, base: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    web_tars.tar(tmp_path / "raw" / "tars" / "00000.tar", [web_tars.sample(n, (64, 64)) for n in range(3)])
+    raw, artifacts = web_tars.manifest(tmp_path / "raw"), str(tmp_path / "artifacts")
+    made = shards_of(raw, base, artifacts, "crossflow:512_clip_dimr", resolutions="32,64")
+    assert made.made_by["notes"]["recipe"] == "crossflow:512_clip_dimr"
+    for recipe in CLIP:
+        assert shards_of(raw, base, artifacts, recipe, resolutions="64,32").uri == made.uri
+    # What is shared is what each would have made itself.
+    for number, recipe in enumerate(CLIP[:2]):
+        assert shards_of(raw, base, str(tmp_path / f"alone-{number}"), recipe, resolutions="32,64").files == made.files
+    assert capsys.readouterr().out.count("preprocess: cached") == 4
+
+
+def test_what_is_encoded_otherwise_is_not_shared() -> None:
+    def params(recipe: str = "crossflow", profile: str = "laptop", **given: str | int) -> str:
+        own = {"samples_per_shard": 0, "batch_size": 0, "max_quarantined": 0.0, "resolutions": "32,64", **given}
+        return json.dumps(preprocess.check(recipe=recipe, profile=profile, **own), sort_keys=True)  # type: ignore[arg-type]
+
+    paper = {"profile": "paper", "resolutions": "256,512"}
+    assert params(**paper) == params("crossflow:512_clip_dimr", **paper)
+    assert params("crossflow:256_t5_dimr", **paper) == params("crossflow:512_t5_dit", **paper)
+    different = [
+        params(), params("crossflow:512_t5_dit"), params(filters='{"min_side": 8}'), params(resolutions="32,64,96"),
+        params(resolutions=""), params("crossflow:512_clip_dimr", resolutions=""), params(samples_per_shard=3),
+        params(batch_size=3), params(**paper), params("crossflow:512_t5_dit", **paper),
+    ]  # fmt: skip
+    assert len(set(different)) == len(different)
+    for field, value in (("image_tower", "pixels"), ("parity", True), ("language_model", "t5")):
+        changed, plain = get("crossflow", "laptop", {field: value}), get("crossflow", "laptop")
+        assert changed.encoding != plain.encoding
+    small, large = (get("crossflow", "laptop", {"resolution": r, "image_tower": "pixels"}) for r in (32, 64))
+    assert small.encoding != large.encoding
 
 
 def test_wrong_parameters(tmp_path: Path, base: Manifest) -> None:

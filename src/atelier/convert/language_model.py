@@ -21,21 +21,23 @@ def described(config: Path) -> tuple[str, int]:
         raise DataError(f"{config} cannot be read ({error})", "give a folder with a text encoder") from error
 
 
-def check_language_model(config: Path, width: int, name: str) -> None:
-    """Compares the width of a text encoder's states with what is read.
+def check_language_model(config: Path, width: int, name: str, kind: str = "") -> None:
+    """Compares a text encoder with what is read.
 
     Args:
         config: its ``config.json``.
         width: of the states that are read.
         name: what reads them.
+        kind: ``"clip"`` or ``"t5"``, whose states are read; "" where the width alone is known. T5-base is as wide as
+            CLIP ViT-L/14.
 
     Raises:
-        ConfigError: they are of another width. DataError: the file cannot be read.
+        ConfigError: it is of another kind or width. DataError: the file cannot be read.
     """
-    kind, own = described(config)
-    if own != width:
+    found, own = described(config)
+    if own != width or kind not in ("", found):
         raise ConfigError(
-            f"the text encoder of {config.parent.parent} ({kind}) gives states of width {own}, "
-            f"CrossFlow {name} reads {width}",
+            f"the text encoder of {config.parent.parent} ({found}) gives states of width {own}, "
+            f"CrossFlow {name} reads {width}{f' ({kind})' if kind else ''}",
             "give the language model that it is trained with: CLIP ViT-L/14 is 768 wide, T5-XXL 4096",
         )

@@ -54,9 +54,29 @@ def array(tensor: "Tensor") -> np.ndarray:
 
 
 def tensor(array: np.ndarray) -> "Tensor":
-    """An array of a shard as tensor of its own dtype, bfloat16 where it is ``DTYPE``; shares its memory."""
+    """An array of a shard as tensor of its own dtype, bfloat16 where it is ``DTYPE``; shares its memory.
+
+    Samples lie in shards that are mapped for reading: such a tensor must not be written to.
+    """
     import torch
 
     if array.dtype != DTYPE:
-        return torch.from_numpy(array)
-    return torch.from_numpy(array.view(STORED)).view(torch.bfloat16)
+        return torch.from_numpy(_unmarked(array))
+    return torch.from_numpy(_unmarked(array.view(STORED))).view(torch.bfloat16)
+
+
+class _Unmarked:
+    """The memory of a read-only array without the mark, by numpy's array interface; keeps the array alive."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
+
+
+def _unmarked(array: np.ndarray) -> np.ndarray:
+    """An array that torch takes without a warning: it has no read-only tensors, and warns of each array that is.
+
+    No more than what torch does itself after its warning. It is safe as batches are made by copying: nobody writes to
+    a sample, and a write to a mapped file would end the process, not change the data.
+    """
+    return array if array.flags.writeable else np.asarray(_Unmarked(array))

@@ -87,7 +87,9 @@ def _example(key: str, sample: dict[str, bytes], seen: set[str]) -> RawExample |
         if "image" not in sample:
             raise ValueError(f"no image for its {'json' if 'json' in sample else 'caption'}")
         facts = _facts(sample["json"]) if "json" in sample else {}
-        caption = _caption(sample["txt"]) if "txt" in sample else str(facts.get("caption") or "")
+        said = facts.get("caption")
+        # A caption that is missing may be null or, as tables write it, NaN.
+        caption = _caption(sample["txt"]) if "txt" in sample else said if isinstance(said, str) else ""
         none, size = np.empty((0, 4), np.float32), image_size(sample["image"])
         return RawExample(
             key, sample["image"], size, checked_text(caption, "caption"), none, np.empty(0, np.float32), (), facts=facts

@@ -8,6 +8,7 @@ from typing import Any
 
 from atelier.data.img2dataset import read_tar
 from atelier.data.raw_example import RawExample
+from atelier.data.raw_form import is_tar
 from atelier.data.raw_source import Examples, stem, verified
 from atelier.data.settings import Settings
 from atelier.errors import DataError
@@ -19,6 +20,9 @@ KEPT = ("url", "LICENSE", "similarity", "NSFW")
 
 MAX_FACT = 2000
 """Characters of a fact that is kept."""
+
+MAX_INT = 2**63
+"""Whole numbers that are kept are less, beside the sign: JSON has them of any length, other readers do not."""
 
 
 class Img2DatasetSource:
@@ -37,7 +41,7 @@ class Img2DatasetSource:
     def __init__(self, manifest: Manifest, cache: Path | None = None) -> None:
         self.manifest, self.cache = manifest, cache
         self._folder = InputFolder(manifest, cache)
-        self.units = [name for name in self._folder.names() if name.endswith(".tar")]
+        self.units = [name for name in self._folder.names() if is_tar(name)]
         if not self.units:
             raise DataError(f"{manifest.uri}: no tars", "give the output of download")
         if len({stem(name) for name in self.units}) < len(self.units):
@@ -70,4 +74,6 @@ def _sayable(value: object) -> bool:
     """Whether a fact is there and can be written: NaN is a number to Python alone, half a surrogate pair is no text."""
     if isinstance(value, str):
         return len(value) <= MAX_FACT and value.isprintable() and value.encode("utf-8", "replace").decode() == value
-    return isinstance(value, int | float) and math.isfinite(value)
+    if isinstance(value, int):
+        return abs(value) < MAX_INT
+    return isinstance(value, float) and math.isfinite(value)

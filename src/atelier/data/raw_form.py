@@ -143,6 +143,7 @@ def _captioned_kind(name: str) -> str | None:
 
 
 def _captioned_check(places: Iterable[str]) -> None:
+    places = list(places)
     kinds = [_captioned_kind(place) for place in places]
     if "pictures" not in kinds:
         raise ConfigError(
@@ -150,6 +151,22 @@ def _captioned_check(places: Iterable[str]) -> None:
         )
     if "captions" not in kinds:
         raise ConfigError("the source has no list of prompts", "give a .jsonl with img_path and prompt a line")
+    tars = [place for place in places if is_part(place)]
+    loose = [place for place, kind in zip(places, kinds, strict=True) if kind == "pictures" and not is_part(place)]
+    if tars and loose:
+        raise ConfigError(
+            f"the source has tars and loose pictures, e.g. {tars[0]} and {loose[0]}", "give one or the other"
+        )
+    _own_stems(tars)
+
+
+def _own_stems(tars: Iterable[str]) -> None:
+    """Shards are named after their tar: ``000.tgz`` and ``000.tar`` would give the same."""
+    known: dict[str, str] = {}
+    for tar in tars:
+        before = known.setdefault(PurePosixPath(tar).name.split(".", 1)[0], tar)
+        if before != tar:
+            raise ConfigError(f"{before} and {tar} would give shards of one name", "give each its own name")
 
 
 def _captioned_draw(folder: Path, images: int, seed: int, size: int) -> dict[str, int]:
@@ -159,12 +176,19 @@ def _captioned_draw(folder: Path, images: int, seed: int, size: int) -> dict[str
     return {}
 
 
+def is_tar(name: str) -> bool:
+    """Whether a file is a tar as img2dataset writes them."""
+    return name.lower().endswith(".tar")
+
+
 def _img2dataset_kind(name: str) -> str | None:
-    return "pictures" if name.lower().endswith(".tar") else None
+    return "pictures" if is_tar(name) else None
 
 
 def _img2dataset_check(places: Iterable[str]) -> None:
-    if not any(_img2dataset_kind(place) for place in places):
+    tars = [place for place in places if is_tar(place)]
+    _own_stems(tars)
+    if not tars:
         raise ConfigError(
             "the source has no tars",
             "give those that img2dataset wrote as pictures, e.g. s3://bucket/*.tar; images want captions beside them",

@@ -268,6 +268,19 @@ class Recipe:
         t5 = self.config.language_model == "t5"
         return {"crop": self.config.crop, "filters": replace(self.config.filters, for_t5=t5)}
 
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """What of the configuration decides the encoded samples beside the base, the resolutions and
+        ``sample_settings``; recipes in which it is the same read one another's."""
+        config = self.config
+        return {
+            "recipe": self.name,
+            "language_model": config.language_model,
+            "tokens": config.model().text.get("tokens", 77),
+            "padding": config.keeps("padding"),
+            "pixels": config.resolution if config.image_tower == "pixels" else None,
+        }
+
     def features(self, base: Path) -> dict[str, Any]:
         """What a manifest of features says of the models that made them: ``language_model`` ("clip" or "t5") and
         ``text_width``; features of one cannot be read by a model of another."""
@@ -312,7 +325,7 @@ class Recipe:
 
         config = self.config
         name = f"{config.resolution} px, {config.language_model}, {config.backbone}"
-        check_language_model(fetch(CONFIG), config.model().text.get("width", 768), name)
+        check_language_model(fetch(CONFIG), config.model().text.get("width", 768), name, config.language_model)
 
     def check_features(self, metadata: "Mapping[str, Any]") -> None:
         """Sees that encoded samples are of the language model and the resolution that are trained.

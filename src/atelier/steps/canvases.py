@@ -3,30 +3,55 @@
 import io
 import tarfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from atelier.errors import DataError
 from atelier.evaluation.figures import Picture
 from atelier.storage.inputs import InputFolder
+from atelier.storage.manifest import Manifest
+
+if TYPE_CHECKING:
+    from atelier.data.filters import Filters
+
+LOOKED_AT = 20
+"""Examples that are looked at for each that is shown: filters may drop most of them."""
 
 
-def canvases(folder: InputFolder, most: int) -> list[Picture]:
-    """The first pictures, cut to the centre square, with boxes and phrases where there are any."""
+def canvases(folder: InputFolder, most: int, shards: Manifest | None = None) -> list[Picture]:
+    """The first pictures, cut to the centre square, with boxes and phrases where there are any.
+
+    Args:
+        shards: made of the raw data; what their filters dropped is not shown.
+    """
     shown = folder.manifest.kind in ("coco-raw", "captioned-raw", "img2dataset-raw")
-    return _of_source(folder, most) if shown else _of_tars(folder, most)
+    return _of_source(folder, most, *_sifted_by(shards)) if shown else _of_tars(folder, most)
 
 
-def _of_source(folder: InputFolder, most: int) -> list[Picture]:
+def _sifted_by(shards: Manifest | None) -> "tuple[Filters | None, int]":
+    """The filters that preprocess used, and the greatest side that it encoded."""
+    from atelier.data.filters import Filters
+
+    found = shards.made_by.get("params", {}).get("filters") if shards else None
+    if shards is None or found is None:
+        return None, 0
+    return Filters(**found), max([shards.metadata["resolution"], *shards.metadata.get("resolutions", [])])
+
+
+def _of_source(folder: InputFolder, most: int, filters: "Filters | None", side: int) -> list[Picture]:
+    from atelier.data.filters import reason
     from atelier.data.geometry import decode_whole
     from atelier.data.raw_example import RawExample
     from atelier.data.raw_source import open_source
     from atelier.data.settings import Settings
 
     source, shown = open_source(folder.manifest), list[Picture]()
-    for example in source.first(most):  # type: ignore[attr-defined]  # these kinds' sources have it
+    for example in source.first(most * LOOKED_AT):  # type: ignore[attr-defined]  # these kinds' sources have it
+        if len(shown) == most:
+            break
         try:
-            if not isinstance(example, RawExample):
+            if not isinstance(example, RawExample) or (filters and reason(example, filters, side)):
                 continue  # preprocess has counted it
             image = _centre_square(decode_whole(example.image, 1))
         except ValueError:

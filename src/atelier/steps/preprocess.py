@@ -41,6 +41,9 @@ def run(
         resolutions: sides of the squares that are encoded, e.g. "256,512", the recipe's own among them; "" is that
             alone.
 
+    A recipe that has ``encoding`` shares its shards with others in which it is the same: neither the recipe's name nor
+    which of the resolutions is its own is part of the cache key.
+
     Raises:
         ConfigError: see ``check``. DataError: too many unusable samples. AtelierError: a worker died.
     """
@@ -84,7 +87,11 @@ def run(
         )
         metadata |= chosen.features(Path(base_folder))
         _say(metadata)
-        ctx.note(images_per_s=round(metadata["samples"] / max(time.monotonic() - began, 1e-3), 1))
+        ctx.note(
+            images_per_s=round(metadata["samples"] / max(time.monotonic() - began, 1e-3), 1),
+            recipe=recipe,
+            profile=profile,
+        )
         return "shards", metadata
 
     return run_step(
@@ -126,11 +133,11 @@ def check(
         from atelier.data.filters import changed
 
         settings["filters"] = asdict(changed(settings["filters"], filters))
-    also = _further(chosen, recipe, resolutions) if resolutions else []
+    least, *also = _sides(chosen, recipe, resolutions) if resolutions else [chosen.config.resolution]
+    encoding = getattr(chosen, "encoding", None)
     params = {
-        "recipe": recipe,
-        "profile": profile,
-        "resolution": chosen.config.resolution,
+        **({"recipe": recipe, "profile": profile} if encoding is None else {"encoding": encoding}),
+        "resolution": least,
         "samples_per_shard": samples_per_shard or chosen.config.samples_per_shard,
         "batch_size": batch_size or chosen.config.encode_batch,
         "max_quarantined": max_quarantined or chosen.config.max_quarantined,
@@ -147,8 +154,8 @@ def check(
     return params
 
 
-def _further(chosen: Any, recipe: str, resolutions: str) -> list[int]:
-    """The resolutions beside the recipe's own.
+def _sides(chosen: Any, recipe: str, resolutions: str) -> list[int]:
+    """The resolutions, the smallest first.
 
     Raises:
         ConfigError: the recipe encodes one alone, its own is not among them, or they are no multiples of 8.
@@ -165,7 +172,7 @@ def _further(chosen: Any, recipe: str, resolutions: str) -> list[int]:
             f"resolutions={resolutions!r}",
             f"give multiples of 8 with commas between them, the recipe's {own} among them",
         )
-    return sorted(sides - {own})
+    return sorted(sides)
 
 
 def _say(metadata: dict[str, Any]) -> None:

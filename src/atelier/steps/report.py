@@ -105,7 +105,7 @@ def gather(manifests: dict[str, Manifest], folders: dict[str, InputFolder], titl
         gauges=_gauges(_lines(folders["training"], "gauges.jsonl")),
         validation=_validation(_lines(folders["training"], "validation.jsonl")),
         speed=[_series("samples_per_s", logged)],
-        canvases=canvases(folders["raw"], CANVASES),
+        canvases=canvases(folders["raw"], CANVASES, manifests["shards"]),
         data_facts=_data_facts(manifests["shards"]),
         registration=manifests["registration"].metadata,
         lineage=lineage,
