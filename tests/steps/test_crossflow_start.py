@@ -136,7 +136,7 @@ def test_a_model_of_another_recipe_or_stage_is_named(tmp_path: Path, base: Manif
     for refuse in (lambda: run(tmp_path, base), require):
         with pytest.raises(ConfigError, match="is a model of crossflow:256_clip_dit, not of crossflow") as caught:
             refuse()
-        assert f"start=models:/{NAME}/1" in caught.value.fix
+        assert f"start: models:/{NAME}/1" in caught.value.fix
     assert run(tmp_path, base, f"models:/{NAME}/1").metadata["account"]["share"] > 0, "named, it is what was meant"
 
 
