@@ -24,10 +24,10 @@ class RunBlock(View):
 
     Args:
         block: left as it is.
-        fuser: what stands in its fuser's place for this run; None: it has none.
+        fuser: what stands in its fuser's place for this run.
     """
 
-    def __init__(self, block: BasicTransformerBlock, fuser: nn.Module | None) -> None:
+    def __init__(self, block: BasicTransformerBlock, fuser: nn.Module) -> None:
         super().__init__(block)
         self._fuser = fuser
         # Looked up once: every access to a module's part costs a search.
@@ -63,7 +63,7 @@ class RunBlock(View):
         own, x = self._own, hidden_states
         normed = F.layer_norm(x, *first)
         x = own.attend(normed, own.linear("to_k", normed), own.linear("to_v", normed)) + x
-        if "gligen" in asked and self._fuser is not None:
+        if "gligen" in asked:
             x = self._fuser(x, asked["gligen"]["objs"])
         normed = F.layer_norm(x, *second)
         x = self._cross.attend(normed, self._keys(encoder_hidden_states), self._values(encoder_hidden_states)) + x
@@ -101,7 +101,6 @@ def fits(block: nn.Module) -> bool:
     feed_forward: Any = block.ff
     net = feed_forward.net
     wide = len(net) == 3 and type(net[0]) is GEGLU and type(net[0].proj) is nn.Linear and type(net[2]) is nn.Linear
-    fuser = getattr(block, "fuser", None)
     attentions = _is_plain(block.attn1) and _is_plain(block.attn2)
     return bool(
         plain
@@ -109,7 +108,7 @@ def fits(block: nn.Module) -> bool:
         and wide
         and attentions
         and block._chunk_size is None
-        and (fuser is None or type(fuser) is GatedSelfAttention)
+        and type(block.fuser) is GatedSelfAttention
     )
 
 

@@ -5,6 +5,7 @@ For places that change: folders and buckets. Published files (``https``, ``hf``)
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from atelier.storage import s3
 from atelier.storage import uri as uris
@@ -54,13 +55,10 @@ def tree_state(place: str) -> str:
     """
     if uris.is_local(place):
         root = uris.local_path(place)
-        if not root.is_dir():
-            return sha256_json({root.name: _local(root)})[:16]
-        return sha256_json({path.relative_to(root).as_posix(): _local(path) for path in _files(root)})[:16]
-    if uris.scheme(place) != "s3":
-        return ""
-    below = s3.versions(place.rstrip("/") + "/", deep=True)
-    return sha256_json(below)[:16] if below else state(place)
+        below: dict[str, Any] = {path.relative_to(root).as_posix(): _local(path) for path in _files(root)}
+    else:
+        below = s3.versions(place.rstrip("/") + "/", deep=True) if uris.scheme(place) == "s3" else {}
+    return sha256_json(below)[:16] if below else state_of([place])
 
 
 def _files(root: Path) -> list[Path]:
