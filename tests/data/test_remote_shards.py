@@ -33,6 +33,7 @@ def epoch(dataset: ShardDataset, workers: int = 2, **more: Any) -> list[str]:
     with Loader(dataset, 10, seed=6, workers=workers, window=3, **more) as loader:
         found = [sample["key"] for _ in SIZES for sample in next(loader)]
         assert loader.quarantined == {}
+    dataset.settle()
     return found
 
 

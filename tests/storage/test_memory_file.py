@@ -8,7 +8,7 @@ import pytest
 from atelier.errors import ConfigError, DataError, ServiceError, StorageError
 from atelier.storage import direct, memory_file, transfer
 from atelier.storage.memory_file import MemoryFile, MemoryPool, shared_pool
-from atelier.storage.transfer import download_through
+from atelier.storage.transfer import receive
 from tests.servers import WebServer
 
 Web = tuple[WebServer, Path]
@@ -19,6 +19,15 @@ def take(pool: MemoryPool, size: int) -> MemoryFile:
     memory = pool.take(size)
     assert memory is not None
     return memory
+
+
+def through(url: str, dest: Path, memory: MemoryFile) -> bool:
+    """Received and written; False where there is a copy."""
+    write = receive(url, dest, memory)
+    if write is not None:
+        assert not dest.exists()
+        write()
+    return write is not None
 
 
 def content(memory: MemoryFile) -> bytes:
@@ -92,11 +101,11 @@ def test_a_broken_transfer_goes_on_in_memory(web: Web, tmp_path: Path, monkeypat
         state.ranges, state.drops = ranges, 3
         state.requests.clear()
         memory, dest = take(MemoryPool(2**23), len(DATA)), tmp_path / f"ranges-{ranges}" / "x"
-        assert download_through(f"{state.url}/x.bin", dest, memory)
+        assert through(f"{state.url}/x.bin", dest, memory)
         assert content(memory) == DATA == dest.read_bytes()
         assert [path.name for path in dest.parent.iterdir()] == ["x"]
         assert len(state.requests) == 4
-        assert not download_through(f"{state.url}/x.bin", dest, memory), "it is there"
+        assert not through(f"{state.url}/x.bin", dest, memory), "it is there"
 
 
 def test_another_size_and_a_dead_server_leave_nothing(
@@ -106,10 +115,10 @@ def test_another_size_and_a_dead_server_leave_nothing(
     state, folder = web
     (folder / "x.bin").write_bytes(DATA)
     with pytest.raises(DataError, match=rf"{len(DATA):,} bytes, its manifest says {len(DATA) + 1:,}"):
-        download_through(f"{state.url}/x.bin", tmp_path / "x", take(MemoryPool(2**23), len(DATA) + 1))
+        through(f"{state.url}/x.bin", tmp_path / "x", take(MemoryPool(2**23), len(DATA) + 1))
     monkeypatch.setattr(transfer, "ATTEMPTS", 2)
     with pytest.raises(ServiceError, match="does not answer"):
-        download_through("http://127.0.0.1:9/x.bin", tmp_path / "x", take(MemoryPool(2**23), len(DATA)))
+        through("http://127.0.0.1:9/x.bin", tmp_path / "x", take(MemoryPool(2**23), len(DATA)))
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("x")]
 
 
@@ -117,7 +126,7 @@ def test_an_earlier_calls_part_is_left_to_the_way_that_can_go_on(web: Web, tmp_p
     state, folder = web
     (folder / "x.bin").write_bytes(DATA)
     (tmp_path / "x.part").write_bytes(DATA[:100])
-    assert not download_through(f"{state.url}/x.bin", tmp_path / "x", take(MemoryPool(2**23), len(DATA)))
+    assert not through(f"{state.url}/x.bin", tmp_path / "x", take(MemoryPool(2**23), len(DATA)))
     assert state.requests == []
 
 
@@ -134,7 +143,7 @@ def test_a_full_disk_is_named_and_leaves_no_part(web: Web, tmp_path: Path) -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(direct, "_write", full)
         with pytest.raises(StorageError, match=r"(?i)no space"):
-            download_through(f"{state.url}/x.bin", tmp_path / "x", take(MemoryPool(2**23), len(DATA)))
+            through(f"{state.url}/x.bin", tmp_path / "x", take(MemoryPool(2**23), len(DATA)))
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("x")]
 
 

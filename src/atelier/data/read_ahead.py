@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class ReadAhead:
     """Keeps the shards of the present window, and as many after them as fit, fetched and open.
 
-    As many ahead as there are present, and never fewer than can be fetched at a time: then no connection waits for
-    readers.
+    As many ahead as there are present, and never fewer than two for each that can be fetched at a time: then no
+    connection waits for readers.
 
     Args:
         dataset: whose shards.
@@ -59,10 +59,10 @@ class ReadAhead:
         self._leaving = (self._leaving | self._wanted) - wanted
         self._leave_at = position + self._lag
         turn = len(present) * self._rank // self._world
-        for number in [*present[turn:], *present[:turn], *ahead]:
-            if number not in self._wanted:
-                self._pool.submit(self._prepare, number)
-        self._wanted = wanted
+        new = [number for number in [*present[turn:], *present[:turn], *ahead] if number not in self._wanted]
+        self._wanted = wanted  # before a thread can look whether its shard is still wanted
+        for number in new:
+            self._pool.submit(self._prepare, number)
 
     def _wanted_from(self, position: int) -> tuple[list[int], list[int]]:
         """The shards of the present windows, and those after them that there is room for."""
@@ -86,7 +86,7 @@ class ReadAhead:
                 size = self._dataset.shard_bytes(number)
                 if first <= position:
                     present[number] = None
-                elif len(ahead) < max(len(present), self._threads) and (not remote or used + size <= limit):
+                elif len(ahead) < max(len(present), 2 * self._threads) and (not remote or used + size <= limit):
                     ahead[number] = None
                 else:
                     return list(present), list(ahead)

@@ -159,6 +159,11 @@ class ShardDataset:
         with self._lock:
             self._open.pop(number, None)
 
+    def settle(self) -> None:
+        """Waits until the shards that were fetched are in the cache on the disk as well."""
+        if self._cache is not None:
+            self._cache.settle()
+
     def sample(self, index: int) -> Sample:
         """Sample ``index``: ``{"key": text, "json": dict, <field>: array, …}``.
 
@@ -260,6 +265,7 @@ class ShardDataset:
         with self._judging:
             if number not in self._dropped:
                 entry = self._entries[self._names[number]]
+                self._cache.settle(entry)
                 sound = shard.path.exists() and sha256_file(shard.path) == entry.sha256
                 self._dropped[number] = None if sound else shard
                 if not sound:

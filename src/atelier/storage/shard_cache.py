@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from atelier.errors import ConfigError
@@ -14,7 +14,8 @@ from atelier.storage.atomic import os_errors
 from atelier.storage.cache import cached_path
 from atelier.storage.manifest import FileEntry
 from atelier.storage.memory_file import MemoryFile, shared_pool
-from atelier.storage.transfer import download, download_sized, download_through
+from atelier.storage.transfer import download, download_sized, receive
+from atelier.storage.write_behind import WriteBehind
 
 LIMIT_VARIABLE = "ATELIER_SHARD_CACHE_GB"
 DEFAULT_LIMIT = 100 * 10**9
@@ -40,6 +41,7 @@ class ShardCache:
         with os_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         self.limit = _default_limit(folder) if limit is None else limit
+        self._copies = WriteBehind()
         self._fetching: dict[Path, int] = {}
         self._room = 0
         self._lock = threading.Lock()
@@ -62,19 +64,38 @@ class ShardCache:
             return download_sized(uri, path, entry.bytes)
 
     def fetch_to_memory(self, uri: str, entry: FileEntry) -> tuple[Path, MemoryFile] | None:
-        """A local copy, as ``fetch`` with ``hashed=False``, and its content in memory.
+        """The content of a file in memory, and where its local copy will be: it is written meanwhile.
 
         Returns:
             None where a copy is there already or begun, or there is no memory for it: ``fetch`` is the way then.
+
+        Raises:
+            As ``fetch`` with ``hashed=False``; StorageError: an earlier copy could not be written.
         """
+        self._copies.check()
         path = cached_path(self.folder, entry)
         if path.exists():
             return None
         memory = shared_pool().take(entry.bytes)
         if memory is None:
             return None
-        with self._making_room(path, entry.bytes):
-            return (path, memory) if download_through(uri, path, memory) else None
+        with ExitStack() as held:
+            held.enter_context(self._making_room(path, entry.bytes))
+            write = receive(uri, path, memory)
+            if write is None:
+                return None
+            room = held.pop_all()
+
+        def keep() -> None:
+            with room:
+                write()
+
+        self._copies.submit(path, keep)
+        return path, memory
+
+    def settle(self, entry: FileEntry | None = None) -> None:
+        """Waits until the copy of a file, or of all that were fetched, is on the disk (or cannot be)."""
+        self._copies.settle(None if entry is None else cached_path(self.folder, entry))
 
     @contextmanager
     def _making_room(self, path: Path, size: int) -> Iterator[None]:
@@ -92,12 +113,6 @@ class ShardCache:
         finally:
             with self._lock:
                 del self._fetching[path]
-
-    def drop(self, entry: FileEntry) -> None:
-        """Deletes the copy of a file, if there is one."""
-        path = cached_path(self.folder, entry)
-        with os_errors(path):
-            path.unlink(missing_ok=True)
 
     def _touch(self, path: Path, size: int) -> bool:
         try:

@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -141,28 +141,34 @@ def download_sized(url: str, dest: Path, size: int) -> Path:
     return dest
 
 
-def download_through(url: str, dest: Path, memory: MemoryFile) -> bool:
-    """As ``download_sized`` into ``memory``, and from there to ``dest`` past the page cache.
+def receive(url: str, dest: Path, memory: MemoryFile) -> Callable[[], None] | None:
+    """As ``download_sized``, into ``memory``; nothing is written yet.
 
     Returns:
-        False where ``dest`` is there already, or a part of it from which a transfer can go on: ``memory`` holds nothing
-        of use then.
+        What writes ``memory`` to ``dest``, past the page cache: to be called once, by any thread. Until then others who
+        want ``dest`` wait. None where ``dest`` is there already, or a part of it from which a transfer can go on:
+        ``memory`` holds nothing of use then.
     """
     with os_errors(dest):
         dest.parent.mkdir(parents=True, exist_ok=True)
     part = dest.with_name(dest.name + ".part")
-    with _turn(dest):
+    with ExitStack() as held:
+        held.enter_context(_turn(dest))
         if (dest.is_file() and dest.stat().st_size == memory.size) or part.exists():
-            return False
+            return None
         _fetch_into(url, memory.view)
-        with os_errors(dest):
+        turn = held.pop_all()
+
+    def keep() -> None:
+        with turn, os_errors(dest):
             try:
                 write_direct(part, memory.padded, memory.size)
             except BaseException:
                 part.unlink(missing_ok=True)
                 raise
             part.replace(dest)
-    return True
+
+    return keep
 
 
 def _fetch_into(url: str, view: memoryview) -> None:
