@@ -13,13 +13,13 @@ from pathlib import Path
 import psutil
 
 from atelier.training.process import log_path
-from atelier.training.records import Record, first_failure, has_failed, read_records
+from atelier.training.records import SETTLE_S, Record, first_failure, has_failed, read_records
 from atelier.training.tail import Follower
 
 _MARK = "ATELIER_GROUP"
 """A variable that every process of a group inherits: by it what outlived its parents is found."""
 
-_SETTLE_S, _POLL_S = 0.5, 0.1
+_POLL_S = 0.1
 
 
 def agent_log(logs: Path, node: int) -> Path:
@@ -118,7 +118,7 @@ class AgentGroup:
                 or any(self._is_lost(node, code, records) for node, code in enumerate(codes))
             ):
                 dead_since = now
-            if dead_since is not None and failed is None and now - dead_since > _SETTLE_S:
+            if dead_since is not None and failed is None and now - dead_since > SETTLE_S:
                 # Settled before survivors are killed, and after torchrun has had time to bury the first dead.
                 failed = first_failure({rank: record for rank, record in records.items() if has_failed(record)})
             if dead_since is not None and now - dead_since > failure_grace_s:

@@ -2,12 +2,17 @@
 
 import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from atelier import errors
 from atelier.training.process import record_path
+
+SETTLE_S = 1.0
+"""Between the first sign of a rank's death and the question which rank died first: a peer that lost its connection
+may have said so before the dead one is buried."""
 
 Record = dict[str, Any]
 """``{"pid", "started"}`` of a rank that runs or was killed; with ``"outcome"`` and ``"ended"`` it ended by itself."""
@@ -27,10 +32,9 @@ def has_failed(record: Record) -> bool:
     if "outcome" in record:
         return bool(record["outcome"] == "failed")
     try:
-        os.kill(int(record["pid"]), 0)
-    except ProcessLookupError:
+        return bool(psutil.Process(int(record["pid"])).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return True
-    return False
 
 
 def first_failure(records: dict[int, Record]) -> int | None:

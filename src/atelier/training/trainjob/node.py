@@ -18,7 +18,7 @@ from types import FrameType
 
 from atelier import errors
 from atelier.training.process import log_path, record_path
-from atelier.training.records import Record, first_failure, has_failed, raised_again, read_records
+from atelier.training.records import SETTLE_S, Record, first_failure, has_failed, raised_again, read_records
 from atelier.training.tail import Follower, tail
 from atelier.training.trainjob.causes import cause_of
 from atelier.training.trainjob.report import Report, write
@@ -149,7 +149,9 @@ class _Supervisor:
             records = _records(self.logs, self.ranks)
             dead = {rank: record for rank, record in records.items() if has_failed(record)}
             if dead_since is None and dead:
-                dead_since, self.first_dead = time.monotonic(), first_failure(dead)
+                dead_since = time.monotonic()
+            if self.first_dead is None and dead_since is not None and time.monotonic() - dead_since > SETTLE_S:
+                self.first_dead = first_failure(dead)
             outcomes = [record.get("outcome") for record in records.values()]
             if len(outcomes) == len(self.ranks) and "preempted" in outcomes and None not in outcomes and not dead:
                 stopped_since = stopped_since or time.monotonic()
