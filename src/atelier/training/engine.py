@@ -164,7 +164,9 @@ class _Trainer:
         if final is not None and final.step == config.steps:
             return TrainResult("complete", final.step)
 
-        found = final or find_newest(self.saver.series, ranks, self._own_file_does)
+        # The end of a shorter training, unless this one has been further already.
+        beyond = -1 if final is None else final.step
+        found = find_newest(self.saver.series, ranks, self._own_file_does, beyond) or final
         self.engine, model = self._build(fresh=found is None)
         self.state = TrainingRun(self.objective, model, config, self.folder, ranks)
         self._flops = self.objective.flops_per_sample() if ranks.first else 0.0  # only rank 0's line is written
@@ -248,6 +250,8 @@ class _Trainer:
             if request & Request.SAVE and not state.finished:
                 with self.meter.saving():
                     self._save()
+            if request & Request.WAIT and not state.finished:
+                self._wait_for_save()
         self._finish()
         return "complete"
 
@@ -302,6 +306,13 @@ class _Trainer:
             callback.on_save(self.state)
         self.saver.start(self.state.step, fragments(self.engine), self._state_to_save(), self._logs())
 
+    def _wait_for_save(self) -> None:
+        """Until the save that is going on is whole; collective."""
+        began = time.monotonic()
+        with self.meter.saving():
+            self.saver.finish()
+        self.state.waited_s += time.monotonic() - began
+
     def _state_to_save(self) -> dict[str, Any]:
         """Everything but the tensors; collective. Data order, schedule and draws are functions of the step."""
         return {
@@ -325,8 +336,13 @@ class _Trainer:
 
     def _own_file_does(self, found: checkpoints.Checkpoint) -> bool:
         """Whether the ranks and their parts are those of the checkpoint, so that each needs its own file alone."""
-        ours = {"processes": self.ranks.world, "zero_stage": self.config.zero_stage}
-        return ours["zero_stage"] > 0 and all(found.state[name] == value for name, value in ours.items())
+        config, saved = self.config, found.state
+        return (
+            config.zero_stage > 0
+            and (saved["processes"], saved["zero_stage"]) == (self.ranks.world, config.zero_stage)
+            # DeepSpeed has another optimizer for each, which need not cut alike.
+            and saved["config"].get("precision") == config.precision
+        )
 
     def _resume(self, found: checkpoints.Checkpoint) -> None:
         """Puts a verified checkpoint's state back, whatever ranks and ZeRO stage it was made with; collective."""
@@ -346,7 +362,7 @@ class _Trainer:
         refresh_weights(engine)
         engine.global_steps, engine.skipped_steps = found.step, int(saved["skipped"])
         engine.micro_steps = found.step * self.config.accumulation
-        self.state.step = self.state.first_step = found.step
+        self.state.step = self.state.first_step = self.saver.kept = self.state.kept_step = found.step
         self.state.seconds = float(saved["seconds"])
         if self.ranks.first:
             self._restore_logs(found)
@@ -355,7 +371,8 @@ class _Trainer:
             other = saved["processes"] not in (0, self.ranks.world)
             made = f", saved by {saved['processes']} processes" if other else ""
             does = "resuming from" if found.step else "starting from the weights of"
-            print(f"{does} step {found.step} of {self.config.steps} ({found.folder.name}{made})", flush=True)
+            name = found.folder.name.removeprefix(".").removesuffix(".fetched.tmp")
+            print(f"{does} step {found.step} of {self.config.steps} ({name}{made})", flush=True)
 
     def _restore_logs(self, found: checkpoints.Checkpoint) -> None:
         """On a machine that has not seen the training so far, its logs come from the checkpoint."""
@@ -366,13 +383,16 @@ class _Trainer:
     def _agreed_request(self) -> Request:
         """What any rank's callbacks ask for; publishes the checkpoint that all ranks have delivered by now."""
         asked, busy = Request.NOTHING, self.saver.busy
+        self.state.saving, self.state.kept_step = busy or self.saver.delivered, self.saver.kept
         for callback in self.callbacks:
             asked |= callback.request(self.state)
         if self.ranks.world > 1:
-            flags = torch.tensor([bool(asked & Request.SAVE), bool(asked & Request.STOP), busy], dtype=torch.uint8)
+            flags = torch.tensor([*(bool(asked & request) for request in Request), busy], dtype=torch.uint8)
             distributed.all_reduce(flags, op=distributed.ReduceOp.MAX, group=self._control)
-            asked = (Request.SAVE if flags[0] else Request.NOTHING) | (Request.STOP if flags[1] else Request.NOTHING)
-            busy = bool(flags[2])
+            *any_asked, any_busy = flags.tolist()
+            asked, busy = Request.NOTHING, bool(any_busy)
+            for request, wanted in zip(Request, any_asked, strict=True):
+                asked |= request if wanted else Request.NOTHING
         if self.saver.delivered and not busy:
             self.saver.publish()
         return asked

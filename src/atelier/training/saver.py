@@ -27,6 +27,9 @@ class Saver:
 
     Args:
         retention: which of the older checkpoints stay.
+
+    Attributes:
+        kept: step of the newest whole checkpoint, as far as this rank knows (rank 0 publishes, and knows); 0: none.
     """
 
     def __init__(self, series: Series, retention: Retention, ranks: Ranks) -> None:
@@ -36,6 +39,7 @@ class Saver:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._work: Future[None] | None = None
         self._unpublished: tuple[int, dict[str, Any]] | None = None
+        self.kept = 0
 
     @property
     def busy(self) -> bool:
@@ -123,8 +127,10 @@ class Saver:
 
     def _publish(self, step: int, state: dict[str, Any]) -> None:
         self.series.publish(step, self.ranks.world, state)
+        self.kept = step
         try:
             self.retention.apply(self.series)
+            self.series.sweep()
         except AtelierError as error:
             print(f"warning: older checkpoints were not removed: {error}", flush=True)
 
@@ -138,10 +144,13 @@ def _barrier(ranks: Ranks) -> None:
         distributed.barrier()
 
 
-def find_newest(series: Series, ranks: Ranks, own_file_does: Any) -> checkpoints.Checkpoint | None:
+def find_newest(
+    series: Series, ranks: Ranks, own_file_does: Any, newer_than: int = -1
+) -> checkpoints.Checkpoint | None:
     """The newest checkpoint that verifies, the same on all ranks; its files are here when this returns.
 
     Args:
+        newer_than: only checkpoints of later steps are looked at.
         own_file_does: a function of a checkpoint: whether a rank needs no file but its own (same ranks, same ZeRO
             stage); otherwise every rank gets all of them.
 
@@ -150,6 +159,8 @@ def find_newest(series: Series, ranks: Ranks, own_file_does: Any) -> checkpoints
     """
     steps = agreed(series.steps() if ranks.first else None, ranks)
     for step in steps:
+        if step <= newer_than:
+            break
         checkpoint = series.read(step)
         fine = checkpoint is not None
         if checkpoint is not None:
