@@ -1,21 +1,28 @@
 """When saves begin and what they leave behind: a kill at any moment costs at most one interval, and no disk."""
 
 import random
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
+from atelier.data.bad_samples import BadSample
+from atelier.errors import TrainingError
 from atelier.storage import s3
 from atelier.training import checkpoint as checkpoints
 from atelier.training import engine as engines
 from atelier.training.callbacks import Callback
 from atelier.training.callbacks.checkpoint import Interval
+from atelier.training.callbacks.metrics_log import METRICS, read_lines
+from atelier.training.engine import read_summary
+from atelier.training.parts import part_name
 from atelier.training.run import TrainingRun
 from atelier.training.series import LocalSeries, S3Series
 from tests.training.test_checkpoint import make, newest
-from tests.training.toy import StopAt, ToyObjective
+from tests.training.toy import StopAt, ToyDataset, ToyObjective
 
 EVERY: dict[str, Any] = {"steps": 40, "log_every": 1, "warmup_steps": 0, "micro_batch": None}
 
@@ -164,3 +171,56 @@ def test_a_lengthened_training_that_is_interrupted_goes_on_from_where_it_was(one
     one_rank(tmp_path / "cut", callbacks=[seen], **constant | {"steps": 12})
     assert len(seen.steps) == 3, "from step 9, not from the shorter one's end"
     assert newest(tmp_path / "cut" / engines.SCRATCH) is None
+
+
+class Breaks(ToyObjective):
+    """The gradient is no number from some step on, while the loss is still one."""
+
+    def loss(self, model: Any, batch: Any, draws: Any, progress: float) -> dict[str, Any]:
+        found = super().loss(model, batch, draws, progress)
+        if progress >= 0.5:
+            found["loss"] = found["loss"] + (model.gate * 0.0).sqrt()  # 0, and its derivative 0 · infinity
+        return found
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_weights_that_are_no_numbers_push_no_good_checkpoint_out(
+    one_rank: Any, tmp_path: Path, zero_stage: int
+) -> None:
+    """No log line comes in time to notice it."""
+    settings = {"zero_stage": zero_stage, "steps": 20, "log_every": 20, "checkpoint_every_steps": 2}
+    with pytest.raises(TrainingError, match="not finite at step"):
+        one_rank(tmp_path, Breaks(), **EVERY | settings | {"keep_checkpoints": 1})
+    (step,) = LocalSeries(tmp_path / engines.SCRATCH).steps()
+    saved = load_file(tmp_path / engines.SCRATCH / checkpoints.folder_name(step) / part_name(0))
+    assert all(bool(value.isfinite().all()) for value in saved.values())
+
+
+def test_a_log_that_ends_too_early_comes_from_the_checkpoint(one_rank: Any, tmp_path: Path) -> None:
+    """This machine was there first, another one went on, now it goes on here again."""
+    one_rank(tmp_path / "first", callbacks=[StopAt(3)], **EVERY)
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    one_rank(tmp_path / "second", callbacks=[StopAt(9)], **EVERY)
+    shutil.rmtree(tmp_path / "first" / engines.SCRATCH)
+    shutil.copytree(tmp_path / "second" / engines.SCRATCH, tmp_path / "first" / engines.SCRATCH)
+    one_rank(tmp_path / "first", callbacks=[StopAt(12)], **EVERY)
+    assert [line["step"] for line in read_lines(tmp_path / "first" / METRICS)] == list(range(1, 13))
+
+
+def test_bad_samples_are_counted_once_whatever_was_resumed(
+    one_rank: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two of 200, met again in each epoch; the first part of the training ended after they were met."""
+
+    class Flawed(ToyDataset):
+        def sample(self, index: int) -> dict[str, Any]:
+            if index in (3, 117):
+                raise BadSample("a.tar", f"k{index}", "checksum")
+            return super().sample(index)
+
+    settings = EVERY | {"checkpoint_every_steps": None, "schedule": "constant"}
+    one_rank(tmp_path / "cut", dataset=Flawed(), callbacks=[StopAt(20)], **settings)
+    # Later only one of them is left to be met.
+    one_rank(tmp_path / "cut", dataset=Flawed(), **settings | {"steps": 22})
+    assert read_summary(tmp_path / "cut")["quarantined"] == {"checksum": 2}
+    assert capsys.readouterr().err.count("quarantined: a.tar: sample k3 ") <= 2

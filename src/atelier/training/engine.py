@@ -19,6 +19,7 @@ import torch
 from torch import distributed
 
 from atelier.errors import ConfigError, TrainingError
+from atelier.storage.atomic import write_bytes, write_json
 from atelier.storage.uri import join
 from atelier.training import checkpoint as checkpoints
 from atelier.training.callbacks import Callback, Request
@@ -150,6 +151,7 @@ class _Trainer:
         self.callbacks, self.make_loader, self.ranks, self.start = list(callbacks), loader, ranks, start
         self.batches: Batches | None = None
         self._plain_norm: torch.Tensor | None = None
+        self._unusable: dict[str, str] = {}
         self.meter = Meter()
         retention = Retention(config.keep_checkpoints, config.keep_best, config.keep_best_mode)
         self.saver = Saver(series, retention, ranks)
@@ -323,12 +325,24 @@ class _Trainer:
             "skipped": int(self.engine.skipped_steps),
             "scaler": scaler_state(self.engine),
             "meter": self.meter.state(self.ranks),
+            "unusable": self._all_unusable(),
             "metrics": self.state.metrics | {f"validation/{k}": v for k, v in self.state.validation.items()},
             "processes": self.ranks.world,
             "zero_stage": int(self.engine.zero_optimization_stage()),
             "config": self.config.model_dump(mode="json"),
             "parameters": trained_shapes(self.engine.module),
         }
+
+    def _all_unusable(self) -> dict[str, str]:
+        """Number and reason of each sample that any rank found unusable, before resumes too; collective.
+
+        By number: another rank meets the same ones in another epoch.
+        """
+        if self.batches is not None:
+            self._unusable |= {str(number): reason for number, reason in self.batches.unusable.items()}
+        for found in everyones(self._unusable, self.ranks):
+            self._unusable |= found
+        return dict(sorted(self._unusable.items(), key=lambda item: int(item[0])))
 
     def _logs(self) -> list[Path]:
         start = [self.folder / REPORT] if self.start is not None else []
@@ -367,6 +381,7 @@ class _Trainer:
         if self.ranks.first:
             self._restore_logs(found)
         self.meter.restore(saved["meter"], self.ranks)
+        self._unusable = dict(saved.get("unusable", {}))
         if self.ranks.first:
             other = saved["processes"] not in (0, self.ranks.world)
             made = f", saved by {saved['processes']} processes" if other else ""
@@ -375,10 +390,10 @@ class _Trainer:
             print(f"{does} step {found.step} of {self.config.steps} ({name}{made})", flush=True)
 
     def _restore_logs(self, found: checkpoints.Checkpoint) -> None:
-        """On a machine that has not seen the training so far, its logs come from the checkpoint."""
+        """The logs come from the checkpoint: this machine's may end earlier, where another one went on meanwhile."""
         for path in self._logs():
-            if path.name in found.names and not path.exists():
-                path.write_bytes((found.folder / path.name).read_bytes())
+            if path.name in found.names:
+                write_bytes(path, (found.folder / path.name).read_bytes())
 
     def _agreed_request(self) -> Request:
         """What any rank's callbacks ask for; publishes the checkpoint that all ranks have delivered by now."""
@@ -401,13 +416,10 @@ class _Trainer:
         for callback in self.callbacks:
             callback.on_save(self.state)
         held, state = fragments(self.engine), self._state_to_save()
-        mine = Counter(self.batches.quarantined if self.batches is not None else {})
-        quarantined: Counter[str] = sum(everyones(mine, self.ranks), Counter())
+        quarantined = Counter(state["unusable"].values())
         place = join(self.outputs_at, FINAL) if self.outputs_at else str(self.folder / FINAL)
         self.saver.save_now(open_single(place, self.folder / SCRATCH / FINAL), held, self.state.step, state)
         if self.ranks.first:
-            from atelier.storage.atomic import write_json
-
             config, model = self.config, self.state.model
             write_json(
                 self.folder / SUMMARY,
