@@ -165,6 +165,7 @@ class S3Series:
     def sweep(self) -> None:
         if self._swept:  # only an earlier process can have left something
             return
+        self._swept = True
         stored = s3.sizes(self.place)
         whole = {name.removesuffix(f"/{MANIFEST}") for name in stored if name.endswith(f"/{MANIFEST}")}
         for name in stored:
@@ -172,7 +173,6 @@ class S3Series:
             if checkpoints.step_of(folder) is not None and folder not in whole:
                 s3.delete(uris.join(self.place, name))
         s3.abort_uploads(self.place)
-        self._swept = True
 
     def scratch(self, step: int) -> Path:
         return checkpoints.scratch_of(self.work / checkpoints.folder_name(step))
