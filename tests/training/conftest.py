@@ -35,6 +35,7 @@ def one_rank() -> Iterator[Callable[..., Any]]:
         objective: ToyObjective | None = None,
         callbacks: Any = (),
         adapter: Path | None = None,
+        dataset: Any = None,
         **changes: Any,
     ) -> Any:
         config = TrainConfig(**(CONFIG | {"processes": 1} | changes))
@@ -45,7 +46,7 @@ def one_rank() -> Iterator[Callable[..., Any]]:
             try:
                 return train(
                     objective or ToyObjective(),
-                    ToyDataset(),
+                    dataset or ToyDataset(),
                     config,
                     folder,
                     found,

@@ -100,6 +100,20 @@ def test_the_best_stays_too(tmp_path: Path, mode: str, best: int) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{best:08d}", "step-00000200"]
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_damaged_checkpoints_of_later_steps_do_not_push_the_new_one_out(tmp_path: Path, keep: int) -> None:
+    """As after a resume from step 10 because the two later ones were damaged."""
+    for step in (10, 30, 40):
+        make(tmp_path, step)
+    flip_a_bit(tmp_path / "step-00000030")
+    flip_a_bit(tmp_path / "step-00000040")
+    assert newest(tmp_path) == 10
+    make(tmp_path, 20)
+    Retention(keep).apply(LocalSeries(tmp_path), 20)
+    assert newest(tmp_path) == 20
+    assert LocalSeries(tmp_path).steps() == [40, 30, 20, 10][: 2 + keep]
+
+
 def test_any_range_of_a_parameter_is_read(tmp_path: Path) -> None:
     """Three ranks hold uneven runs of one parameter; every range comes back as if it were one tensor."""
     whole = torch.randn(23)

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from atelier.convert.training_checkpoint import trainable_state
 from atelier.errors import Preempted
 from atelier.training.callbacks.metrics_log import read_lines
 from tests.training.launching import launch, plan
@@ -25,15 +27,15 @@ def losses(folder: Path) -> list[tuple[int, float, float]]:
 
 
 @pytest.fixture(scope="module")
-def left_alone(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, float, float]]:
+def left_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("left-alone")
     run(folder)
-    return losses(folder)
+    return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_other_ranks(tmp_path: Path, left_alone: list[tuple[int, float, float]], stage: int) -> None:
+def test_other_ranks(tmp_path: Path, left_alone: Path, stage: int) -> None:
     """Saved on 2 ranks; on 1, and on 4, of this stage and of another."""
     with pytest.raises(Preempted):
         run(tmp_path / "saved", zero_stage=stage, stop_at=STOP)
@@ -43,7 +45,11 @@ def test_other_ranks(tmp_path: Path, left_alone: list[tuple[int, float, float]],
         run(folder, zero_stage=resumed_stage, processes=processes)
         log = (folder / "logs" / "rank-00.log").read_text()
         assert f"resuming from step {STOP} of 24 (step-000000{STOP}, saved by 2 processes)" in log
-        ours = losses(folder)
-        assert [line[0] for line in ours] == [line[0] for line in left_alone]
-        for mine, theirs in zip(ours, left_alone, strict=True):
-            assert mine[1:] == pytest.approx(theirs[1:], abs=1e-5)
+        ours, theirs = losses(folder), losses(left_alone)
+        assert [line[0] for line in ours] == [line[0] for line in theirs]
+        for mine, other in zip(ours, theirs, strict=True):
+            assert mine[1:] == pytest.approx(other[1:], abs=1e-5)
+        for average in (False, True):
+            expected = trainable_state(left_alone / "out" / "checkpoint", average=average)
+            for name, value in trainable_state(folder / "out" / "checkpoint", average=average).items():
+                torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-4)

@@ -20,7 +20,9 @@ def test_resumed_from_s3_on_another_machine(s3_bucket: str, undisturbed: Path, t
     with pytest.raises(Preempted):
         launch(first)
     series = S3Series(place, tmp_path / "work")
-    assert series.steps() == [14, 12, 6]
+    last, before, *_ = series.steps()
+    assert last == 14
+    assert last - before <= 6
     damaged = f"{place}/step-00000014/rank-00001.safetensors"
     data = bytearray(s3.read_bytes(damaged))
     data[-9] ^= 16
@@ -28,7 +30,7 @@ def test_resumed_from_s3_on_another_machine(s3_bucket: str, undisturbed: Path, t
 
     launch(plan(tmp_path / "second", checkpoints_at=place))
     log = (tmp_path / "second" / "logs" / "rank-00.log").read_text()
-    assert "resuming from step 12" in log
+    assert f"resuming from step {before} of" in log
     assert "step-00000014 is damaged" in "".join(
         (tmp_path / "second" / "logs" / f"rank-0{rank}.log").read_text() for rank in range(2)
     )
@@ -46,8 +48,8 @@ def test_a_network_that_fails_every_fifth_time(
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         monkeypatch.setenv("ATELIER_S3_TIMEOUT_S", "1.5")
         with pytest.raises(Preempted):
-            launch(plan(tmp_path, checkpoints_at=place, stop_at=13, checkpoint_every_steps=3))
-        launch(plan(tmp_path, checkpoints_at=place, checkpoint_every_steps=3))
+            launch(plan(tmp_path, checkpoints_at=place, stop_at=13))
+        launch(plan(tmp_path, checkpoints_at=place))
         assert set(proxy.done) >= set(FAULTS), f"the network was too good: {proxy.done}"
     assert logged(tmp_path) == logged(undisturbed)
     assert optimizer_bits(tmp_path) == optimizer_bits(undisturbed)

@@ -11,6 +11,7 @@ from PIL import Image
 from atelier.annotate.loading import device
 from atelier.annotate.places import RAM_FILE, Place
 from atelier.errors import ConfigError
+from atelier.storage.torch_zip import is_zip
 
 SIZE = 384
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -39,6 +40,7 @@ class RAMTagger:
         weights = _weights(place)
         try:
             # What opens so holds no pickle that runs, however the package opens it then.
+            is_zip(weights)
             torch.load(weights, map_location="meta", weights_only=True)
             model = build(pretrained=str(weights), image_size=SIZE, vit="swin_l")
         except Exception as error:  # a foreign package: anything

@@ -16,6 +16,7 @@ from torch import Tensor
 from atelier.errors import ConfigError, DataError
 from atelier.models.keys import Shape
 from atelier.storage.atomic import os_errors
+from atelier.storage.torch_zip import is_zip
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MAX_SHARD = "5GB"
@@ -129,8 +130,7 @@ def load_torch(path: Path) -> Any:
     from pickle import UnpicklingError
 
     try:
-        with os_errors(path), path.open("rb") as file:
-            zipped = file.read(2) == b"PK"
+        zipped = is_zip(path)
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
         foreign = [name for name in unsafe if not name.startswith(_FOREIGN)]
         if foreign:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from atelier.errors import DataError
+from atelier.storage.torch_zip import is_zip
 
 _RANK = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt")
 _MODEL = "mp_rank_00_model_states.pt"
@@ -65,6 +66,7 @@ def _load(path: Path) -> dict[str, Any]:
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
+    is_zip(path)  # refuses a bomb
     with torch.serialization.safe_globals([LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]):
         loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return loaded

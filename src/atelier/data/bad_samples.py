@@ -61,6 +61,11 @@ class BadSamples:
         with self._lock:
             return dict(Counter(entry.reason for entry in self.entries.values()).most_common())
 
+    def reasons(self) -> dict[int, str]:
+        """The number of each sample, and why it is unusable."""
+        with self._lock:
+            return {index: entry.reason for index, entry in self.entries.items()}
+
     def add(self, index: int, bad: BadSample, drawn: int) -> None:
         """Notes a bad sample; prints it when it is new.
 

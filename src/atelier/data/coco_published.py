@@ -14,6 +14,7 @@ import numpy as np
 from atelier.data.coco import Annotated
 from atelier.data.sa1b import checked_text
 from atelier.errors import DataError
+from atelier.storage.torch_zip import is_zip
 
 EMBEDDING = "text_embeddings_before_projection"
 
@@ -52,19 +53,13 @@ def _load(path: Path) -> Any:
 
     try:
         with torch.serialization.safe_globals([PosixPath, PurePosixPath]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError) as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{path}: not a readable list of annotations ({why})",
             "it is damaged, or holds more than tensors, plain containers and paths; download it again",
         ) from error
-
-
-def _is_zip(path: Path) -> bool:
-    """Whether torch wrote it since 1.6; only such a file can be mapped."""
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"
 
 
 def _annotated(entry: dict[str, Any]) -> Annotated:

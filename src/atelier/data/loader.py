@@ -127,6 +127,11 @@ class Loader:
         return self._bad.counts()
 
     @property
+    def unusable(self) -> dict[int, str]:
+        """The numbers of the samples that this loader found unusable, and why."""
+        return self._bad.reasons()
+
+    @property
     def bad_samples(self) -> list[BadEntry]:
         """The samples that this loader found unusable, in the order in which they were met."""
         return list(self._bad.entries.values())

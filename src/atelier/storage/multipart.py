@@ -74,3 +74,21 @@ def _unfinished(client: Any, bucket: str, key: str) -> tuple[str | None, dict[in
         }
     except ClientError:
         return None, {}  # no such list here, or the upload was aborted meanwhile
+
+
+def abort_all(client: Any, bucket: str, prefix: str) -> None:
+    """Gives up the unfinished uploads to keys that begin with ``prefix``; none where the server lists no uploads."""
+    from botocore.exceptions import ClientError
+
+    try:
+        found = [
+            upload
+            for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+            for upload in page.get("Uploads", [])
+        ]
+    except ClientError:
+        return
+    for upload in found:
+        # A server may look at the prefix loosely.
+        if upload["Key"].startswith(prefix):
+            client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])

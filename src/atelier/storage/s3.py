@@ -278,6 +278,15 @@ def delete_prefix(uri: str, first: str = "") -> None:
             client().delete_object(Bucket=bucket, Key=f"{prefix}/{name}")
 
 
+def abort_uploads(uri: str) -> None:
+    """Gives up every unfinished upload in parts under a prefix; their parts are invisible, and paid for."""
+    bucket, prefix = split(uri)
+    if not prefix:
+        raise StorageError(f"{uri}: will not give up a whole bucket's uploads", "name a prefix")
+    with errors(uri):
+        multipart.abort_all(client(), bucket, f"{prefix}/")
+
+
 def open_stream(uri: str, start: int) -> Stream:
     """An object's bytes from ``start`` on."""
     import botocore.exceptions as boto

@@ -131,15 +131,26 @@ def publish(folder: Path, manifest: dict[str, Any]) -> None:
     scratch = scratch_of(folder)
     write_json(scratch / MANIFEST, manifest)
     fsync_folder(scratch)
-    if folder.exists():
-        discard(folder)  # a damaged one of the same step
+    # What has that name (a damaged one of the same step, the end of a shorter training) makes room at the last moment.
+    before = _put_aside(folder) if folder.exists() else None
     scratch.rename(folder)
     fsync_folder(folder.parent)
+    if before is not None:
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def discard(folder: Path) -> None:
     """Removes a checkpoint; a kill in the middle leaves no half of it under a good name."""
+    shutil.rmtree(_put_aside(folder), ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what interrupted saves, removals and resumes left among a series' checkpoints."""
+    for left in folder.glob(".step-*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _put_aside(folder: Path) -> Path:
     doomed = folder.with_name(f".{folder.name}.doomed.tmp")
     shutil.rmtree(doomed, ignore_errors=True)
-    folder.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    return folder.rename(doomed)

@@ -46,8 +46,8 @@ class TrainConfig(BaseModel):
     log_every: int = Field(10, gt=0)
     preview_every: int | None = Field(None, gt=0)
     validate_every: int | None = Field(None, gt=0, description="steps; None: with the previews")
-    checkpoint_every_steps: int | None = Field(None, gt=0)
-    checkpoint_every_s: float | None = Field(None, gt=0)
+    checkpoint_every_steps: int | None = Field(None, gt=0, description="the most steps that a kill may cost")
+    checkpoint_every_s: float | None = Field(None, gt=0, description="the same in seconds, and the step under way")
     keep_checkpoints: int = Field(2, gt=0, description="how many of the newest stay")
     keep_best: str | None = Field(None, description="a logged number whose best checkpoint stays too, e.g. loss")
     keep_best_mode: Literal["min", "max"] = "min"

@@ -19,6 +19,7 @@ import torch
 from torch import distributed
 
 from atelier.errors import ConfigError, TrainingError
+from atelier.storage.atomic import write_bytes, write_json
 from atelier.storage.uri import join
 from atelier.training import checkpoint as checkpoints
 from atelier.training.callbacks import Callback, Request
@@ -150,6 +151,7 @@ class _Trainer:
         self.callbacks, self.make_loader, self.ranks, self.start = list(callbacks), loader, ranks, start
         self.batches: Batches | None = None
         self._plain_norm: torch.Tensor | None = None
+        self._unusable: dict[str, str] = {}
         self.meter = Meter()
         retention = Retention(config.keep_checkpoints, config.keep_best, config.keep_best_mode)
         self.saver = Saver(series, retention, ranks)
@@ -164,7 +166,9 @@ class _Trainer:
         if final is not None and final.step == config.steps:
             return TrainResult("complete", final.step)
 
-        found = final or find_newest(self.saver.series, ranks, self._own_file_does)
+        # The end of a shorter training, unless this one has been further already.
+        beyond = -1 if final is None else final.step
+        found = find_newest(self.saver.series, ranks, self._own_file_does, beyond) or final
         self.engine, model = self._build(fresh=found is None)
         self.state = TrainingRun(self.objective, model, config, self.folder, ranks)
         self._flops = self.objective.flops_per_sample() if ranks.first else 0.0  # only rank 0's line is written
@@ -248,6 +252,8 @@ class _Trainer:
             if request & Request.SAVE and not state.finished:
                 with self.meter.saving():
                     self._save()
+            if request & Request.WAIT and not state.finished:
+                self._wait_for_save()
         self._finish()
         return "complete"
 
@@ -302,6 +308,13 @@ class _Trainer:
             callback.on_save(self.state)
         self.saver.start(self.state.step, fragments(self.engine), self._state_to_save(), self._logs())
 
+    def _wait_for_save(self) -> None:
+        """Until the save that is going on is whole; collective."""
+        began = time.monotonic()
+        with self.meter.saving():
+            self.saver.finish()
+        self.state.waited_s += time.monotonic() - began
+
     def _state_to_save(self) -> dict[str, Any]:
         """Everything but the tensors; collective. Data order, schedule and draws are functions of the step."""
         return {
@@ -312,6 +325,7 @@ class _Trainer:
             "skipped": int(self.engine.skipped_steps),
             "scaler": scaler_state(self.engine),
             "meter": self.meter.state(self.ranks),
+            "unusable": self._all_unusable(),
             "metrics": self.state.metrics | {f"validation/{k}": v for k, v in self.state.validation.items()},
             "processes": self.ranks.world,
             "zero_stage": int(self.engine.zero_optimization_stage()),
@@ -319,14 +333,30 @@ class _Trainer:
             "parameters": trained_shapes(self.engine.module),
         }
 
+    def _all_unusable(self) -> dict[str, str]:
+        """Number and reason of each sample that any rank found unusable, before resumes too; collective.
+
+        By number: another rank meets the same ones in another epoch.
+        """
+        if self.batches is not None:
+            self._unusable |= {str(number): reason for number, reason in self.batches.unusable.items()}
+        for found in everyones(self._unusable, self.ranks):
+            self._unusable |= found
+        return dict(sorted(self._unusable.items(), key=lambda item: int(item[0])))
+
     def _logs(self) -> list[Path]:
         start = [self.folder / REPORT] if self.start is not None else []
         return start + [self.folder / name for callback in self.callbacks for name in callback.logs]
 
     def _own_file_does(self, found: checkpoints.Checkpoint) -> bool:
         """Whether the ranks and their parts are those of the checkpoint, so that each needs its own file alone."""
-        ours = {"processes": self.ranks.world, "zero_stage": self.config.zero_stage}
-        return ours["zero_stage"] > 0 and all(found.state[name] == value for name, value in ours.items())
+        config, saved = self.config, found.state
+        return (
+            config.zero_stage > 0
+            and (saved["processes"], saved["zero_stage"]) == (self.ranks.world, config.zero_stage)
+            # DeepSpeed has another optimizer for each, which need not cut alike.
+            and saved["config"].get("precision") == config.precision
+        )
 
     def _resume(self, found: checkpoints.Checkpoint) -> None:
         """Puts a verified checkpoint's state back, whatever ranks and ZeRO stage it was made with; collective."""
@@ -346,33 +376,38 @@ class _Trainer:
         refresh_weights(engine)
         engine.global_steps, engine.skipped_steps = found.step, int(saved["skipped"])
         engine.micro_steps = found.step * self.config.accumulation
-        self.state.step = self.state.first_step = found.step
+        self.state.step = self.state.first_step = self.saver.kept = self.state.kept_step = found.step
         self.state.seconds = float(saved["seconds"])
         if self.ranks.first:
             self._restore_logs(found)
         self.meter.restore(saved["meter"], self.ranks)
+        self._unusable = dict(saved.get("unusable", {}))
         if self.ranks.first:
             other = saved["processes"] not in (0, self.ranks.world)
             made = f", saved by {saved['processes']} processes" if other else ""
             does = "resuming from" if found.step else "starting from the weights of"
-            print(f"{does} step {found.step} of {self.config.steps} ({found.folder.name}{made})", flush=True)
+            name = found.folder.name.removeprefix(".").removesuffix(".fetched.tmp")
+            print(f"{does} step {found.step} of {self.config.steps} ({name}{made})", flush=True)
 
     def _restore_logs(self, found: checkpoints.Checkpoint) -> None:
-        """On a machine that has not seen the training so far, its logs come from the checkpoint."""
+        """The logs come from the checkpoint: this machine's may end earlier, where another one went on meanwhile."""
         for path in self._logs():
-            if path.name in found.names and not path.exists():
-                path.write_bytes((found.folder / path.name).read_bytes())
+            if path.name in found.names:
+                write_bytes(path, (found.folder / path.name).read_bytes())
 
     def _agreed_request(self) -> Request:
         """What any rank's callbacks ask for; publishes the checkpoint that all ranks have delivered by now."""
         asked, busy = Request.NOTHING, self.saver.busy
+        self.state.saving, self.state.kept_step = busy or self.saver.delivered, self.saver.kept
         for callback in self.callbacks:
             asked |= callback.request(self.state)
         if self.ranks.world > 1:
-            flags = torch.tensor([bool(asked & Request.SAVE), bool(asked & Request.STOP), busy], dtype=torch.uint8)
+            flags = torch.tensor([*(bool(asked & request) for request in Request), busy], dtype=torch.uint8)
             distributed.all_reduce(flags, op=distributed.ReduceOp.MAX, group=self._control)
-            asked = (Request.SAVE if flags[0] else Request.NOTHING) | (Request.STOP if flags[1] else Request.NOTHING)
-            busy = bool(flags[2])
+            *any_asked, any_busy = flags.tolist()
+            asked, busy = Request.NOTHING, bool(any_busy)
+            for request, wanted in zip(Request, any_asked, strict=True):
+                asked |= request if wanted else Request.NOTHING
         if self.saver.delivered and not busy:
             self.saver.publish()
         return asked
@@ -381,13 +416,10 @@ class _Trainer:
         for callback in self.callbacks:
             callback.on_save(self.state)
         held, state = fragments(self.engine), self._state_to_save()
-        mine = Counter(self.batches.quarantined if self.batches is not None else {})
-        quarantined: Counter[str] = sum(everyones(mine, self.ranks), Counter())
+        quarantined = Counter(state["unusable"].values())
         place = join(self.outputs_at, FINAL) if self.outputs_at else str(self.folder / FINAL)
         self.saver.save_now(open_single(place, self.folder / SCRATCH / FINAL), held, self.state.step, state)
         if self.ranks.first:
-            from atelier.storage.atomic import write_json
-
             config, model = self.config, self.state.model
             write_json(
                 self.folder / SUMMARY,

@@ -90,8 +90,8 @@ class Batches(Protocol):
     """This rank's endless batches (``atelier.data.loader.Loader``)."""
 
     @property
-    def quarantined(self) -> dict[str, int]:
-        """How many samples could not be read, by reason, since this process began."""
+    def unusable(self) -> dict[int, str]:
+        """The numbers of the samples that could not be read since this process began, and why."""
         ...
 
     def __next__(self) -> Any: ...

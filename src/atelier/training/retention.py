@@ -20,9 +20,14 @@ class Retention:
     best: str | None = None
     mode: Literal["min", "max"] = "min"
 
-    def apply(self, series: Series) -> None:
-        """Removes what need not stay."""
-        steps = series.steps()
+    def apply(self, series: Series, published: int | None = None) -> None:
+        """Removes what need not stay.
+
+        Args:
+            published: the step of the checkpoint that was just made. Those of later steps turned out damaged when the
+                training was resumed: they neither count nor go, and are made again when it comes by.
+        """
+        steps = [step for step in series.steps() if published is None or step <= published]
         stay = set(steps[: self.keep])
         if self.best is not None:
             found = [(value, step) for step in steps if (value := self._value(series, step)) is not None]

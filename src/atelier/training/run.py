@@ -20,6 +20,9 @@ class TrainingRun:
         step: optimizer updates done.
         first_step: ``step`` when this process began: not zero after a resume.
         seconds: training time so far, over all resumes.
+        kept_step: ``step`` of the newest whole checkpoint, or of the start; up to date on rank 0 alone.
+        saving: whether a save is going on; of rank 0 likewise.
+        waited_s: seconds that this process waited for saves to become whole.
         metrics: the latest logged line, {} before the first.
         validation: the recipe's own metric as measured last, {} before (and on ranks that take no part).
     """
@@ -32,6 +35,9 @@ class TrainingRun:
     step: int = 0
     first_step: int = 0
     seconds: float = 0.0
+    kept_step: int = 0
+    saving: bool = False
+    waited_s: float = 0.0
     metrics: dict[str, Any] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
 

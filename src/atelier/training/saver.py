@@ -5,13 +5,14 @@ file, and once all ranks have delivered rank 0 publishes the checkpoint and prun
 all have delivered is learnt from the collective that the ranks hold after every step anyway.
 """
 
+import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from torch import distributed
 
-from atelier.errors import AtelierError
+from atelier.errors import AtelierError, TrainingError
 from atelier.storage.atomic import os_errors, write_bytes
 from atelier.storage.digest import sha256_bytes
 from atelier.training import checkpoint as checkpoints
@@ -27,6 +28,9 @@ class Saver:
 
     Args:
         retention: which of the older checkpoints stay.
+
+    Attributes:
+        kept: step of the newest whole checkpoint, as far as this rank knows (rank 0 publishes, and knows); 0: none.
     """
 
     def __init__(self, series: Series, retention: Retention, ranks: Ranks) -> None:
@@ -36,6 +40,7 @@ class Saver:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._work: Future[None] | None = None
         self._unpublished: tuple[int, dict[str, Any]] | None = None
+        self.kept = 0
 
     @property
     def busy(self) -> bool:
@@ -43,6 +48,7 @@ class Saver:
 
         Raises:
             StorageError, ServiceError: the file could not be written or delivered.
+            TrainingError: what was to be saved is not finite.
         """
         if self._work is None:
             return False
@@ -113,6 +119,7 @@ class Saver:
 
     def _deliver(self, series: Series, step: int) -> None:
         scratch, rank = series.scratch(step), self.ranks.rank
+        _require_finite(self._snapshot.fragments, step)
         with os_errors(scratch):
             scratch.mkdir(parents=True, exist_ok=True)
             entries = [write_part(scratch / part_name(rank), self._snapshot.fragments)]
@@ -123,10 +130,25 @@ class Saver:
 
     def _publish(self, step: int, state: dict[str, Any]) -> None:
         self.series.publish(step, self.ranks.world, state)
+        self.kept = step
         try:
-            self.retention.apply(self.series)
+            self.retention.apply(self.series, step)
+            self.series.sweep()
         except AtelierError as error:
             print(f"warning: older checkpoints were not removed: {error}", flush=True)
+
+
+def _require_finite(held: list[Fragment], step: int) -> None:
+    """A training that has diverged between two log lines must not push its last good checkpoint out."""
+    for fragment in held:
+        for field, tensor in fragment.tensors.items():
+            # A sum is one pass over the memory and carries every NaN and infinity on.
+            if not math.isfinite(float(tensor.sum())) and not bool(tensor.isfinite().all()):
+                raise TrainingError(
+                    f"{field} of {fragment.name} is not finite at step {step}, which is not saved; those before it "
+                    "are intact",
+                    "lower the learning rate or set clip_norm; look at metrics.jsonl for where it began",
+                )
 
 
 def _contents(logs: list[Path], ranks: Ranks) -> dict[str, bytes]:
@@ -138,10 +160,13 @@ def _barrier(ranks: Ranks) -> None:
         distributed.barrier()
 
 
-def find_newest(series: Series, ranks: Ranks, own_file_does: Any) -> checkpoints.Checkpoint | None:
+def find_newest(
+    series: Series, ranks: Ranks, own_file_does: Any, newer_than: int = -1
+) -> checkpoints.Checkpoint | None:
     """The newest checkpoint that verifies, the same on all ranks; its files are here when this returns.
 
     Args:
+        newer_than: only checkpoints of later steps are looked at.
         own_file_does: a function of a checkpoint: whether a rank needs no file but its own (same ranks, same ZeRO
             stage); otherwise every rank gets all of them.
 
@@ -150,6 +175,8 @@ def find_newest(series: Series, ranks: Ranks, own_file_does: Any) -> checkpoints
     """
     steps = agreed(series.steps() if ranks.first else None, ranks)
     for step in steps:
+        if step <= newer_than:
+            break
         checkpoint = series.read(step)
         fine = checkpoint is not None
         if checkpoint is not None:

@@ -25,7 +25,7 @@ class Series(Protocol):
     place: str
 
     def begin(self, step: int) -> None:
-        """Called by rank 0 before any rank writes: what an earlier, interrupted save of this step left goes."""
+        """Called by rank 0 before any rank writes: what interrupted saves and earlier resumes left here goes."""
         ...
 
     def scratch(self, step: int) -> Path:
@@ -42,6 +42,10 @@ class Series(Protocol):
         Raises:
             StorageError: a rank's file is not there.
         """
+        ...
+
+    def sweep(self) -> None:
+        """Removes what interrupted saves left elsewhere than here; called by rank 0 while no save is going on."""
         ...
 
     def steps(self) -> list[int]:
@@ -89,7 +93,11 @@ class LocalSeries:
         return self.folder / checkpoints.folder_name(step)
 
     def begin(self, step: int) -> None:
-        shutil.rmtree(self.scratch(step), ignore_errors=True)
+        # Not of this step alone: killed again and again, a training saves at other steps each time.
+        checkpoints.sweep(self.folder)
+
+    def sweep(self) -> None:
+        """All is here, and ``begin`` did it."""
 
     def scratch(self, step: int) -> Path:
         return checkpoints.scratch_of(self._path(step))
@@ -142,6 +150,7 @@ class S3Series:
 
     def __init__(self, place: str, work: Path) -> None:
         self.place, self.work = place.rstrip("/"), work
+        self._swept = False
 
     def _prefix(self, step: int) -> str:
         return uris.join(self.place, checkpoints.folder_name(step))
@@ -150,7 +159,20 @@ class S3Series:
         return uris.join(self._prefix(step), name)
 
     def begin(self, step: int) -> None:
-        """Objects of an earlier try are overwritten, or not listed."""
+        # Objects of an earlier try of this step are overwritten, or not listed.
+        checkpoints.sweep(self.work)
+
+    def sweep(self) -> None:
+        if self._swept:  # only an earlier process can have left something
+            return
+        self._swept = True
+        stored = s3.sizes(self.place)
+        whole = {name.removesuffix(f"/{MANIFEST}") for name in stored if name.endswith(f"/{MANIFEST}")}
+        for name in stored:
+            folder = name.partition("/")[0]
+            if checkpoints.step_of(folder) is not None and folder not in whole:
+                s3.delete(uris.join(self.place, name))
+        s3.abort_uploads(self.place)
 
     def scratch(self, step: int) -> Path:
         return checkpoints.scratch_of(self.work / checkpoints.folder_name(step))
@@ -192,7 +214,7 @@ class S3Series:
     def read(self, step: int) -> Checkpoint | None:
         uri = self._uri(step, MANIFEST)
         try:
-            fetched = self.work / f".{checkpoints.folder_name(step)}.fetched"
+            fetched = checkpoints.scratch_of(self.work / f"{checkpoints.folder_name(step)}.fetched")
             return checkpoints.parse(json.loads(s3.read_bytes(uri)), fetched)
         except (NotFound, ValueError, KeyError, TypeError) as error:
             checkpoints.report_damage(uri, error)
@@ -226,6 +248,9 @@ class LocalSingle(LocalSeries):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder.parent)
         self._folder = folder
+
+    def begin(self, step: int) -> None:
+        shutil.rmtree(self.scratch(step), ignore_errors=True)
 
     def _path(self, step: int) -> Path:
         return self._folder

@@ -173,7 +173,7 @@ class InOrder:
         self.dataset, self.batch_size, self.rank, self.world = dataset, batch_size, rank, world
         self.position, self.collate = start, collate
 
-    quarantined: ClassVar[dict[str, int]] = {}  # what is drawn on demand cannot be damaged
+    unusable: ClassVar[dict[int, str]] = {}  # what is drawn on demand cannot be damaged
 
     def close(self) -> None:
         """Nothing to end."""

@@ -11,6 +11,8 @@ class Request(IntFlag):
     NOTHING = 0
     SAVE = 1
     STOP = 2
+    WAIT = 4
+    """For the save that is going on: no further step before it is whole."""
 
 
 class Callback:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
+from atelier.storage.atomic import os_errors, write_bytes
 from atelier.training.callbacks.base import Callback
 from atelier.training.run import TrainingRun
 
@@ -51,8 +52,12 @@ class LogMetrics(Callback):
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Adds one JSON line."""
-    with path.open("a", encoding="utf-8") as file:
+    """Adds one JSON line.
+
+    Raises:
+        StorageError: the disk is full, …
+    """
+    with os_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
@@ -78,8 +83,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def truncate_log(path: Path, step: int) -> None:
     """Drops lines later than ``step``: the run goes on from there and writes them again."""
-    from atelier.storage.atomic import write_bytes
-
     if path.exists():
         kept = [record for record in read_lines(path) if record["step"] <= step]
         write_bytes(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
