@@ -152,7 +152,7 @@ def write_folder(
     if dtype and dtype not in DTYPES:
         raise ConfigError(f"{dtype!r} is no type", f"one of {', '.join(DTYPES)}")
     if base is not None:
-        check_language_model(base / CONFIG, config.text.get("width", 768), name)
+        check_language_model(base / CONFIG, config.text.get("width", 768), name, config.language_model)
     parts = _by_part(cast(weights, DTYPES.get(dtype)))
     max_shard = size_of(max_shard_size)
     model = _on_meta(config)

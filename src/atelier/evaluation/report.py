@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from atelier.evaluation.bars import LOWER_IS_BETTER, Bar
 from atelier.evaluation.figures import Picture, Series, chart, data_uri, meter, picture
 
 #: What a metric's name does not say by itself.
@@ -55,14 +56,14 @@ class Lineage:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a page shows. ``bars`` maps a metric's name to the least it must reach; ``start`` is ``start.json`` of a
+    """All that a page shows. ``bars`` are by metric; ``start`` is ``start.json`` of a
     training that began with another model's weights; ``notes`` say what was not measured, and what a figure is not to
     be compared with."""
 
     title: str
     subtitle: str
     metrics: Mapping[str, float]
-    bars: Mapping[str, float]
+    bars: Mapping[str, Bar]
     passed: bool
     notes: Sequence[str] = ()
     pairs: Sequence[Pair] = ()
@@ -137,9 +138,9 @@ def _metrics(report: Report) -> str:
         bar, control = report.bars.get(name), report.metrics.get(f"{name}_ungrounded")
         verdict = ""
         if bar is not None:
-            kind, sign = ("good", "≥") if value >= bar else ("bad", "<")
-            verdict = f'<span class="verdict {kind}">{sign} {_share(bar)}</span>'
-        track = meter(value, bar, control) if 0 <= value <= 1 else ""
+            verdict = f'<span class="verdict {"good" if bar.met(value) else "bad"}">{_verdict(bar, value)}</span>'
+        tick = None if bar is None else bar.min if bar.min is not None else bar.max
+        track = meter(value, tick, control) if name not in LOWER_IS_BETTER and 0 <= value <= 1 else ""
         notes = [MEANINGS.get(name, "")]
         if control is not None:
             notes.append(f"without grounding {_share(control)}")
@@ -149,6 +150,21 @@ def _metrics(report: Report) -> str:
         )
     below = "".join(f"<p>{_text(note)}</p>" for note in report.notes)
     return (f'<div class="metrics">{"".join(cards)}</div>' if cards else "") + below
+
+
+def _verdict(bar: Bar, value: float) -> str:
+    """How a value stands to the bound that it breaks, or to all of them."""
+    bounds = []
+    if bar.min is not None:
+        bounds.append((value >= bar.min, f"{'≥' if value >= bar.min else '&lt;'} {_share(bar.min)}"))
+    if bar.max is not None:
+        bounds.append((value <= bar.max, f"{'≤' if value <= bar.max else '&gt;'} {_share(bar.max)}"))
+    return ", ".join(text for _, text in [bound for bound in bounds if not bound[0]] or bounds)
+
+
+def _bounds(bar: Bar) -> str:
+    both = (("≥", bar.min), ("≤", bar.max))
+    return ", ".join(f"{sign} {bound:.4g}" for sign, bound in both if bound is not None)
 
 
 def _share(value: float) -> str:
@@ -263,7 +279,7 @@ def _numbers(report: Report) -> str:
         rows.append(
             f'<tr><td>{_text(name)}</td><td class="number">{value:.4g}</td>'
             f'<td class="number">{"" if control is None else f"{control:.4g}"}</td>'
-            f'<td class="number">{"" if bar is None else f"{bar:.4g}"}</td></tr>'
+            f'<td class="number">{"" if bar is None else _bounds(bar)}</td></tr>'
         )
     head = "<tr><th>metric</th>" + _heads("value", "without grounding", "bar") + "</tr>"
     return _section("Numbers", "", f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>' if rows else "")

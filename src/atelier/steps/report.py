@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from atelier.errors import AtelierError, DataError
+from atelier.evaluation import bars
 from atelier.evaluation.figures import Picture, Series, open_image
 from atelier.evaluation.report import Lineage, Pair, Report, page
 from atelier.steps.artifact import Artifact
@@ -88,7 +89,7 @@ def gather(manifests: dict[str, Manifest], folders: dict[str, InputFolder], titl
         title=title,
         subtitle=_subtitle(manifests, logged),
         metrics={name: float(value) for name, value in judged["metrics"].items() if isinstance(value, int | float)},
-        bars={name: _bar(value) for name, value in judged.get("bars", {}).items()},
+        bars=bars.read(judged.get("bars", {})),
         passed=bool(judged.get("passed")),
         notes=[
             *(f"{name}: not measured, {why}" for name, why in judged.get("skipped", {}).items()),
@@ -130,11 +131,6 @@ def _subtitle(manifests: dict[str, Manifest], logged: list[dict[str, Any]]) -> s
             f"{counts['trainable'] / 1e6:.2f} M trained parameters on {counts['frozen'] / 1e6:.2f} M frozen ones"
         )
     return " · ".join(parts)
-
-
-def _bar(value: Any) -> float:
-    """A bar is a number, or an object with ``min``."""
-    return float(value["min"] if isinstance(value, dict) else value)
 
 
 def _pair(folder: InputFolder, entry: dict[str, Any], verdict: dict[str, Any]) -> Pair:
