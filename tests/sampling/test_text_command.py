@@ -81,6 +81,7 @@ def test_arithmetic(model: Path, tmp_path: Path) -> None:
         (["paint"], "no prompt given"),
         (["paint", "--prompt", "a", "--steps", "0"], "--steps is 0"),
         (["paint", "--prompt", "a", "--solver", "rk4"], "no flow solver 'rk4'"),
+        (["paint", "--prompt", "a", "--guidance", "nan"], "a guidance of nan is no number"),
         (["interpolate", "a", "b", "--number", "1"], "at least 2"),
         (["arithmetic", "a"], "nothing to add"),
     ],

@@ -82,7 +82,7 @@ class Drawing:
         from atelier.sampling.crossflow import CrossFlowPipeline
 
         dtype = getattr(torch, self.precision())
-        pipeline = CrossFlowPipeline.from_pretrained(self.model, torch_dtype=dtype).to(self._place())
+        pipeline = CrossFlowPipeline.from_pretrained(self.model, dtype=dtype).to(self._place())
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
