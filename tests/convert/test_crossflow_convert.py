@@ -113,6 +113,16 @@ def test_every_released_configuration_is_told_apart() -> None:
         identify(shapes, "it", "256px_clip_dimr")
 
 
+def test_the_nearest_is_of_its_kind() -> None:
+    """A twin's names are those of its kind, although a DiT has fewer of them that could be missing."""
+    for kind, small in ((r"\w+_dimr|training_demo", DIMR), (r"\w+_dit", DIT)):
+        with pytest.raises(ConfigError, match=rf"nearest to ({kind})\)"):
+            identify(expected_shapes(small), "it")
+    shapes = expected_shapes(RELEASED["512px_t5_dimr"])
+    with pytest.raises(ConfigError, match=r"nearest to 512px_t5_dimr\)"):
+        identify(dict(list(shapes.items())[5:]), "it")
+
+
 def test_another_language_model_is_refused(tmp_path: Path) -> None:
     path, _ = _checkpoint(tmp_path, DIMR)
     with pytest.raises(ConfigError, match="states of width 128, CrossFlow tiny_dimr reads 32"):

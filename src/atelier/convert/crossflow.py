@@ -255,10 +255,16 @@ def identify(
         raise ConfigError(f"{what} is CrossFlow {found}, not {wanted}", f"ask for {found}, or give another checkpoint")
     if found:
         return found
-    nearest = wanted or min(every, key=lambda name: len(every[name].items() ^ own.items()))
+    nearest = wanted or max(every, key=lambda name: _likeness(own, every[name]))
     likely = f" (nearest to {nearest})" if not wanted else ""
     require_same_keys(own, every[nearest], f"{what} is no CrossFlow {wanted or 'that was released'}{likely}", _ADVICE)
     raise AssertionError("unequal parameters that do not differ")  # pragma: no cover
+
+
+def _likeness(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> tuple[float, float]:
+    """The share of names that both have, and of those with their shapes: a miniature is like its model, if small."""
+    both = len(found.keys() | expected.keys()) or 1
+    return len(found.keys() & expected.keys()) / both, len(found.items() & expected.items()) / both
 
 
 def expected_shapes(config: CrossFlowConfig) -> dict[str, Shape]:

@@ -75,9 +75,8 @@ def encode(
     cut = tuple(max(0, len(ids) - tokens) for ids in whole)
     for prompt, text, lost in zip(prompts, texts, cut, strict=True):
         if warn and not text.strip():
-            _log.warning(
-                "this prompt is empty%s, and says nothing of the picture", f" to T5: {prompt:.60}" * bool(prompt)
-            )
+            left = f" when it is cleaned for T5 ({prompt:.60})" if prompt.strip() else ""
+            _log.warning("this prompt is empty%s, and says nothing of the picture", left)
         if lost and warn:
             _log.warning("the last %d tokens of this prompt are not seen: %.60s …", lost, prompt)
     ids, mask = given.input_ids.to(encoder.device), given.attention_mask.to(encoder.device)

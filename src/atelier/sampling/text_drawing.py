@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 GUIDANCE, STEPS, SOLVER = 7.0, 25, "ab2"
+NEEDED = ("vae", "text_encoder", "tokenizer")
+"""Parts that a model has of its base."""
 
 
 def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,18 +66,26 @@ class Drawing:
         """The model's pipeline.
 
         Raises:
-            ConfigError: the folder is no CrossFlow's, or there is no step or no picture in a batch.
+            ConfigError: the folder is no CrossFlow's or lacks a part, there is no step or no picture in a batch, or no
+                such device.
         """
         for name in ("steps", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} is {getattr(self, name)}", "use at least 1")
         index = self.model / "model_index.json"
         try:
-            found = json.loads(index.read_text())["_class_name"]
-        except (OSError, ValueError, KeyError) as error:
+            parts = json.loads(index.read_text())
+            found = parts["_class_name"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{self.model} is not a model's folder ({error})", "give an exported model") from error
         if found != "CrossFlowPipeline":
             raise ConfigError(f"{self.model} is a {found}, no CrossFlow", "draw with it by `atelier sample`")
+        lacking = [part for part in NEEDED if not (parts.get(part) or [None])[0]]
+        if lacking:
+            raise ConfigError(
+                f"{self.model} lacks {', '.join(lacking)}: it was converted without a base",
+                "convert it again with --base, a folder that has them",
+            )
 
         import torch
 
@@ -91,12 +101,16 @@ class Drawing:
         return self.dtype or ("bfloat16" if self._place().startswith("cuda") else "float32")
 
     def _place(self) -> str:
-        """The device; of several the one of this process."""
-        from atelier.models.pretrained import device
+        """The device; of several the one of this process.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        from atelier.models.pretrained import device, named_device
 
         if self.device == "cuda":
-            return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        return self.device or str(device())
+            return str(named_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}"))
+        return str(named_device(self.device) if self.device else device())
 
     def settings(self) -> dict[str, Any]:
         """The pipeline's keyword arguments."""
@@ -108,9 +122,15 @@ class Drawing:
         }
 
     def draw(self, pipeline: Any, prompts: Sequence[str], seeds: Sequence[int]) -> "list[Image.Image]":
-        """A picture of each prompt from its own seed."""
+        """A picture of each prompt from its own seed.
+
+        Raises:
+            ConfigError: a seed that torch has no place for.
+        """
         import torch
 
+        for seed in seeds:
+            check_seed(seed)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         images: list[Image.Image] = pipeline(list(prompts), generator=generators, **self.settings()).images
         return images
@@ -123,6 +143,16 @@ class Drawing:
         note.add_text("atelier", json.dumps(said | self.settings() | {"model": str(self.model)}))
         with replace_file(path) as scratch:
             image.save(scratch, format="png", pnginfo=note)
+
+
+def check_seed(seed: int) -> None:
+    """Refuses a seed that torch's generators do not take.
+
+    Raises:
+        ConfigError: it has more than 64 bits.
+    """
+    if not -(2**63) <= seed < 2**64:
+        raise ConfigError(f"the seed {seed} has more than 64 bits", "use a smaller one")
 
 
 def share() -> tuple[int, int]:
