@@ -101,6 +101,10 @@ def test_what_is_refused(
 def test_another_model_is_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", str(model), "--prompt", "a", "--out", str(tmp_path / "out")]) == 2
     assert "is a CrossFlow, which knows no boxes" in capsys.readouterr().err
+    other = shutil.copytree(model, tmp_path / "other")
+    (other / "text_encoder" / "config.json").write_text(json.dumps({"model_type": "t5", "d_model": 128}))
+    assert main(["paint", str(other), "--prompt", "a", "--out", str(tmp_path / "out")]) == 2
+    assert "(t5) gives states of width 128" in capsys.readouterr().err
     bare = shutil.copytree(model, tmp_path / "bare")
     index = json.loads((bare / "model_index.json").read_text()) | {"vae": [None, None], "tokenizer": [None, None]}
     (bare / "model_index.json").write_text(json.dumps(index))

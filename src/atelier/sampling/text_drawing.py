@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atelier.convert.language_model import CONFIG, check_language_model
 from atelier.errors import ConfigError
 from atelier.storage.atomic import replace_file
 
@@ -66,8 +67,9 @@ class Drawing:
         """The model's pipeline.
 
         Raises:
-            ConfigError: the folder is no CrossFlow's or lacks a part, there is no step or no picture in a batch, or no
-                such device.
+            ConfigError: the folder is no CrossFlow's, lacks a part or has another language model; there is no step, no
+                picture in a batch or no such device.
+            DataError: its language model's configuration cannot be read.
         """
         for name in ("steps", "batch"):
             if getattr(self, name) < 1:
@@ -86,6 +88,7 @@ class Drawing:
                 f"{self.model} lacks {', '.join(lacking)}: it was converted without a base",
                 "convert it again with --base, a folder that has them",
             )
+        self._check_language_model("t5" if "T5" in str(parts["text_encoder"][1]) else "clip")
 
         import torch
 
@@ -95,6 +98,19 @@ class Drawing:
         pipeline = CrossFlowPipeline.from_pretrained(self.model, dtype=dtype).to(self._place())
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def _check_language_model(self, kind: str) -> None:
+        """Sees that the folder's language model is the one that its text encoder was trained on.
+
+        Args:
+            kind: as the index has it.
+        """
+        config = self.model / "context_encoder" / "config.json"
+        try:
+            width = int(json.loads(config.read_text())["width"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{config} cannot be read ({error})", "export or convert the model again") from error
+        check_language_model(self.model / CONFIG, width, str(self.model), kind)
 
     def precision(self) -> str:
         """The dtype that it draws in: the one asked for, else bfloat16 on cuda and float32 elsewhere."""
