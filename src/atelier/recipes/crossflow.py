@@ -262,6 +262,7 @@ class Recipe:
     twin: str = "sd_twin"
     raw_forms: tuple[str, ...] = ("captioned", "img2dataset")
     several_resolutions: bool = True
+    control: str = "null"
 
     @property
     def sample_settings(self) -> dict[str, Any]:
