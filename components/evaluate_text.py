@@ -20,6 +20,7 @@ def evaluate_text(
     steps: int = 0,
     guidance: float = 0.0,
     batch: int = 0,
+    bars: str = "",
     seed: int = 0,
     recipe: str = "crossflow",
     profile: str = "laptop",
@@ -36,6 +37,7 @@ def evaluate_text(
         steps: of sampling; 0 is the recipe's own.
         guidance: guidance scale; 0 is the recipe's own.
         batch: pictures at once; 0 is the recipe's own.
+        bars: what metrics must reach, in the place of the recipe's own, a JSON object, e.g. {"fid": 12}: at most 12.
         seed: seeds captions and pictures.
         recipe: the recipe's name.
         profile: laptop or paper.
@@ -54,6 +56,7 @@ def evaluate_text(
         steps=steps,
         guidance=guidance,
         batch=batch,
+        bars=bars,
         seed=seed,
         recipe=recipe,
         profile=profile,

@@ -110,6 +110,7 @@ def crossflow(own: str, description: str) -> Any:
         fid_statistics: str = "",
         clip: str = "",
         eval_batch: int = 0,
+        bars: str = "",
         model_name: str = own_name,
     ) -> None:
         """Trains, judges and registers.
@@ -150,6 +151,8 @@ def crossflow(own: str, description: str) -> Any:
             fid_statistics: Place of the npz with mu and sigma that FID compares with.
             clip: A CLIP's folder or id, e.g. openai/clip-vit-base-patch32. Empty leaves the CLIP score out.
             eval_batch: Pictures drawn and measured at once for FID and CLIP score; 0 is the recipe's own.
+            bars: What metrics must reach for the model to pass, in the place of the recipe's own, a JSON object, e.g.
+                {"fid": 12} (at most), {"layout_accuracy": 0.9} (at least).
             model_name: Name of the registered model.
         """
         of = {"artifacts": artifacts, "recipe": recipe, "profile": profile}
@@ -199,6 +202,7 @@ def crossflow(own: str, description: str) -> Any:
             steps=sample_steps,
             guidance=guidance,
             batch=eval_batch,
+            bars=bars,
             seed=seed,
             **of,
         ).outputs["measured"]

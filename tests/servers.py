@@ -184,6 +184,7 @@ class WebServer:
         ranges: whether it honours Range.
         requests: (path, Range header, Authorization header) of every request so far.
         refuse: a status that every request gets instead of an answer.
+        sent: bytes of files that went out, what lies in a socket's buffers among them.
     """
 
     url: str = ""
@@ -193,6 +194,7 @@ class WebServer:
     headers: dict[str, str] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str, str]] = field(default_factory=list)
+    sent: int = 0
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -240,7 +242,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
         else:
-            self.wfile.write(body)
+            try:
+                for begin in range(0, len(body), 2**16):
+                    self.state.sent += self.wfile.write(body[begin : begin + 2**16])
+            except ConnectionError:  # whoever asked has seen enough
+                self.close_connection = True
         return None
 
     @staticmethod

@@ -1,18 +1,20 @@
 """What a training step costs at full size, and what each optimisation brought.
 
-    python -m benchmarks.gpu.train_step --part sd14-512      # also sdxl-512, sdxl-1024, loss
+    python -m benchmarks.gpu.train_step --part sd14-512      # also sdxl-512, sdxl-1024, crossflow-…, loss
     python -m benchmarks.gpu.train_step --part sdxl-512 --tiny   # the same on a CPU in seconds: does it run?
 
-GLIGEN's layers on a frozen SD1.4 or SDXL UNet, random weights (speed does not depend on them), synthetic samples of
-the shards' shapes copied from pinned memory at every step; no dataset, no network. One process, one GPU, a plain loop:
-DeepSpeed's own cost is measured elsewhere (``gligen_train_vs_plain_loop``).
+GLIGEN's layers on a frozen SD1.4 or SDXL UNet, or a whole CrossFlow (``benchmarks/gpu/crossflow_step.py``), random
+weights (speed does not depend on them), synthetic samples of the shards' shapes copied from pinned memory at every
+step; no dataset, no network. One process, one GPU, a plain loop: DeepSpeed's own cost is measured elsewhere
+(``gligen_train_vs_plain_loop``).
 
 A line of JSON for each rung of the ladder; rungs add up, and all of a part are measured in one process, one after the
-other: ``times_previous`` and ``times_first`` are ratios of img/s within the run. MFU counts 2× the base's forward pass
-and 3× the adapter's, whatever was computed besides. Each part takes less than 10 minutes; ``--rungs`` takes a few of
-them. ``loss`` compares 200 steps in bf16 with fp32 on the laptop twin.
+other: ``times_previous`` and ``times_first`` are ratios of img/s within the run. MFU counts 2× a frozen base's forward
+pass and 3× that of what is trained, whatever was computed besides. Each part takes less than 10 minutes; ``--rungs``
+takes a few of them. ``loss`` compares 200 steps in bf16 with fp32 on the laptop twin.
 
-Bars on one H200: at least 40 % MFU, that is about 150 img/s (SD1.4 at 512), 62 (SDXL at 512), 15 (SDXL at 1024).
+Bars on one H200: at least 40 % MFU, that is about 150 img/s (SD1.4 at 512), 62 (SDXL at 512), 15 (SDXL at 1024), for
+CrossFlow 171 (256 CLIP DiMR), 141 (512 CLIP DiMR), 72 (512 T5 DiT).
 """
 
 import argparse
@@ -21,9 +23,9 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from diffusers.models.resnet import ResnetBlock2D
@@ -148,7 +150,7 @@ def compile_regions(unet: nn.Module, backend: str) -> None:
             module.compile(backend=backend)
 
 
-def measure(step: Step, seconds: float) -> tuple[float, float]:
+def measure(step: "Steps", seconds: float) -> tuple[float, float]:
     """Median seconds of a step, and the last loss; three steps to warm up."""
     for _ in range(3):
         last = step()
@@ -174,18 +176,62 @@ def peak_gib(device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
 
 
-def run_ladder(part: str, size: models.Size, device: torch.device, seconds: float, tiny: bool, only: str) -> bool:
-    """Prints a line a rung and one for the bar; returns whether that was reached (True where there is none)."""
+@dataclass(frozen=True)
+class Part:
+    """What a ladder is climbed with: its rungs, a rung's step, FLOPs of a sample, and img/s that are the bar."""
+
+    rungs: Iterable[Any]
+    step: Callable[[Any], "Steps"]
+    flops: float
+    bar: float | None
+
+
+class Steps(Protocol):
+    """A training step on a device; called, it returns the loss, not yet waited for."""
+
+    device: torch.device
+
+    def __call__(self) -> Tensor: ...
+
+
+def part_of(name: str, device: torch.device, tiny: bool) -> Part:
+    """A part by its name."""
+    if name.startswith("crossflow"):
+        from benchmarks.gpu import crossflow_step as crossflow
+
+        model = crossflow.SIZES[name]
+        batches, bar = ((4, 8), None) if tiny else (model.batches, model.bar)
+        return Part(
+            crossflow.ladder(batches),
+            lambda rung: crossflow.Step(model, rung, device, tiny=tiny),
+            crossflow.flops_of(model, tiny),
+            bar,
+        )
+    size = models.tiny(name) if tiny else models.SIZES[name]
     flops = adapter_training_flops(size.config, size.latent, size.boxes, size.tokens)
+    return Part(ladder(size.batches), lambda rung: Step(size, rung, device, tiny=tiny), flops, size.bar)
+
+
+def parts() -> list[str]:
+    """The ladders' names."""
+    from benchmarks.gpu import crossflow_step as crossflow
+
+    return [*models.SIZES, *crossflow.SIZES]
+
+
+def run_ladder(name: str, device: torch.device, seconds: float, tiny: bool, only: str) -> bool:
+    """Prints a line a rung and one for the bar; returns whether that was reached (True where there is none)."""
+    part = part_of(name, device, tiny)
+    flops = part.flops
     first = previous = best = 0.0
-    for number, rung in enumerate(ladder(size.batches)):
+    for number, rung in enumerate(part.rungs):
         if only and str(number) not in only.split(","):
             continue
-        line: dict[str, Any] = {"part": part, "rung": number, "adds": rung.name, "batch": rung.batch}
+        line: dict[str, Any] = {"part": name, "rung": number, "adds": rung.name, "batch": rung.batch}
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         try:
-            taken, last = measure(Step(size, rung, device, tiny=tiny), seconds)
+            taken, last = measure(part.step(rung), seconds)
         except torch.cuda.OutOfMemoryError:
             print(json.dumps(line | {"out_of_memory": True}), flush=True)
         else:
@@ -209,8 +255,8 @@ def run_ladder(part: str, size: models.Size, device: torch.device, seconds: floa
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    ok = size.bar is None or best >= size.bar
-    print(json.dumps({"part": part, "best_img_per_s": round(best, 3), "bar": size.bar, "ok": ok,
+    ok = part.bar is None or best >= part.bar
+    print(json.dumps({"part": name, "best_img_per_s": round(best, 3), "bar": part.bar, "ok": ok,
                       "tflop_per_img": round(flops / 1e12, 6), "device": device_name(device)}), flush=True)  # fmt: skip
     return ok
 
@@ -247,7 +293,7 @@ def device_name(device: torch.device) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Exit code 1 when a bar was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.train_step", description=__doc__.split("\n")[0])
-    parser.add_argument("--part", choices=[*models.SIZES, "loss"], required=True)
+    parser.add_argument("--part", choices=[*parts(), "loss"], required=True)
     parser.add_argument("--tiny", action="store_true", help="the laptop twin's sizes, on a CPU where there is no GPU")
     parser.add_argument("--seconds", type=float, default=8.0, help="measured a rung, after its warm-up")
     parser.add_argument("--rungs", default="", help="numbers of the rungs to take, e.g. 0,2,6")
@@ -258,8 +304,7 @@ def main(arguments: Sequence[str]) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if given.part == "loss":
         return 0 if run_loss(device, given.steps) else 1
-    size = models.tiny(given.part) if given.tiny else models.SIZES[given.part]
-    return 0 if run_ladder(given.part, size, device, given.seconds, given.tiny, given.rungs) else 1
+    return 0 if run_ladder(given.part, device, given.seconds, given.tiny, given.rungs) else 1
 
 
 if __name__ == "__main__":

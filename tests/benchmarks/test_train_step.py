@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from benchmarks.gpu import models, train_step
+from atelier.training.devices import peak_flops
+from benchmarks.gpu import crossflow_step, models, train_step
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +40,31 @@ def test_a_few_rungs(capsys: pytest.CaptureFixture[str]) -> None:
     assert train_step.main(["--part", "sdxl-512", "--tiny", "--seconds", "0", "--rungs", "1,5"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert [line.get("rung") for line in lines] == [1, 5, None]
+
+
+@pytest.mark.parametrize(
+    ("part", "rungs"),
+    [
+        ("crossflow-512-t5-dit", [0, 1, 4]),
+        *(pytest.param(part, [0, 1, 5, 6, 7], marks=pytest.mark.slow) for part in crossflow_step.SIZES),
+    ],
+)
+def test_crossflows_ladder(part: str, rungs: list[int], capsys: pytest.CaptureFixture[str]) -> None:
+    """From the published way on, which encodes in the loop and recomputes blocks."""
+    only = ",".join(map(str, rungs))
+    assert train_step.main(["--part", part, "--tiny", "--seconds", "0", "--rungs", only]) == 0
+    *lines, last = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [line["rung"] for line in lines] == rungs
+    exact, *others = [line["loss"] for line in lines if line["rung"] in range(1, 7)]
+    assert others == pytest.approx([exact] * len(others), rel=0.05), "the same numbers in bf16, however computed"
+    assert last["ok"] is True
+
+
+def test_crossflows_bars_are_40_percent_of_the_peak() -> None:
+    peak = peak_flops("NVIDIA H200", "bf16")
+    assert peak is not None
+    for size in crossflow_step.SIZES.values():
+        assert size.bar == pytest.approx(0.4 * peak / crossflow_step.flops_of(size, tiny=False), rel=0.01)
 
 
 def test_loss_curves_are_compared(capsys: pytest.CaptureFixture[str]) -> None:

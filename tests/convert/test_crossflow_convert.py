@@ -1,6 +1,8 @@
 """CrossFlow's checkpoints to folders and back, and what is refused."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,10 +113,35 @@ def test_every_released_configuration_is_told_apart() -> None:
         identify(shapes, "it", "256px_clip_dimr")
 
 
+def test_the_nearest_is_of_its_kind() -> None:
+    """A twin's names are those of its kind, although a DiT has fewer of them that could be missing."""
+    for kind, small in ((r"\w+_dimr|training_demo", DIMR), (r"\w+_dit", DIT)):
+        with pytest.raises(ConfigError, match=rf"nearest to ({kind})\)"):
+            identify(expected_shapes(small), "it")
+    shapes = expected_shapes(RELEASED["512px_t5_dimr"])
+    with pytest.raises(ConfigError, match=r"nearest to 512px_t5_dimr\)"):
+        identify(dict(list(shapes.items())[5:]), "it")
+
+
 def test_another_language_model_is_refused(tmp_path: Path) -> None:
     path, _ = _checkpoint(tmp_path, DIMR)
     with pytest.raises(ConfigError, match="states of width 128, CrossFlow tiny_dimr reads 32"):
         to_folder(path, tmp_path / "folder", base=base(), known=KNOWN)
+
+
+def test_another_language_model_of_the_same_width_is_refused(tmp_path: Path) -> None:
+    """T5-base is as wide as CLIP ViT-L/14; here T5's twin is made as wide as CLIP's."""
+    path, _ = _checkpoint(tmp_path, CLIP)
+    t5 = shutil.copytree(base(), tmp_path / "t5")
+    (t5 / "text_encoder" / "config.json").write_text(json.dumps({"model_type": "t5", "d_model": 128}))
+    known = {"own_clip": replace(CLIP, language_model="clip"), "own_t5": replace(DIT, language_model="t5")}
+    with pytest.raises(ConfigError, match=r"\(t5\) gives states of width 128, CrossFlow own_clip reads 128 \(clip\)"):
+        to_folder(path, tmp_path / "folder", base=t5, known=known)
+    assert not (tmp_path / "folder").exists()
+    to_folder(path, tmp_path / "folder", base=base(), known=known)
+    assert {name: config.language_model for name, config in RELEASED.items()} == {
+        name: "t5" if "t5" in name else "clip" for name in RELEASED
+    }
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

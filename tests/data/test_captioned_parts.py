@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
+import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from atelier.data.raw_source import open_source
 from atelier.errors import ConfigError, DataError
 from atelier.storage.manifest import Manifest
 from tests.data import web_tars
+from tests.servers import WebServer
 
 LIST = "train_anno_realease_repath.jsonl"
 
@@ -140,6 +144,33 @@ def test_damaged_tars(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "bomb" / tar.name).rename(tmp_path / "again" / tar.name)
     with pytest.raises(DataError, match="a decompression bomb: more than 1,048,576 bytes"):
         read(published(tmp_path / "again"), tmp_path)
+
+
+def test_a_look_reads_the_beginning_alone(folder: Path, tmp_path: Path, web: tuple[WebServer, Path]) -> None:
+    """The report's pictures of a remote tar, gzipped or plain: what comes after them is not transferred."""
+    server, place = web
+    rest, size = os.urandom(2**20), 48
+    pictures = {f"000/{_name(n)}.jpg": web_tars.picture(n) for n in range(2)}
+    for path, mode in ((folder / "images" / "000.tgz", "w:gz"), (folder / "images" / "000.tar", "w:")):
+        for old in (folder / "images").iterdir():
+            old.unlink()
+        with tarfile.open(path, mode, **({"compresslevel": 0} if mode == "w:gz" else {})) as archive:  # type: ignore[call-overload]
+            for name, data in (pictures | {f"000/{n}.jpg": rest for n in range(size)}).items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+        published_here = published(folder)
+        shutil.move(folder.with_name("raw-published"), place / mode[2:] / "raw")
+        shutil.copytree(place / mode[2:] / "raw", folder)
+        manifest = replace(published_here, uri=f"{server.url}/{mode[2:]}/raw")
+        source, server.sent = open_source(manifest, tmp_path / "cache"), 0
+        shown = [item.caption for item in source.first(2) if isinstance(item, RawExample)]  # type: ignore[attr-defined]
+        assert shown == [f"fox {n}, oil on canvas --ar 3:2 --v 4" for n in range(2)]
+        assert server.sent < size * len(rest) / 3
+        assert not list((tmp_path / "cache").rglob(path.name))
+        examples = list(source.fetch(source.units[0])())  # read whole, it says the same
+        assert [item.caption for item in examples if isinstance(item, RawExample)] == shown
+        assert server.sent > size * len(rest)
 
 
 def test_what_cannot_be_one_data_set(folder: Path, tmp_path: Path) -> None:

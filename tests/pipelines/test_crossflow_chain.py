@@ -52,6 +52,8 @@ def test_each_has_its_own_recipe_start_and_name(name: str) -> None:
     assert order.index("predecessor") < order.index("source"), "a start that cannot be costs no data"
     assert cached._functions(dag).keys() == set(STEPS), "so that a plan can ask each of them"
     check_steps(dag, {"start": "scratch"})
+    with pytest.raises(ConfigError, match="evaluate-text would fail: a bar for fid, and nothing to measure it with"):
+        check_steps(dag, {"start": "scratch", "bars": '{"fid": 12}'})
     check_steps(dag, {"profile": "paper", "pictures": "s3://b/*.jpg", "captions": "s3://b/list.jsonl"})
 
 

@@ -358,6 +358,26 @@ def _log(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+def test_shards_of_another_model_are_refused_before_a_rank_starts() -> None:
+    """By the manifest alone: another language model, one of the same width, another resolution."""
+    chosen = Recipe("paper", PROFILES["paper"])
+    fields = {"moments_256": ["bfloat16", [8, 32, 32]], "text": ["bfloat16", [20, 768]]}
+    own = {"language_model": "clip", "text_width": 768, "fields": fields}
+    chosen.check_features(own)
+    for changed, said in (
+        (
+            {"language_model": "t5", "text_width": 4096},
+            "the shards' text is of t5, 4096 wide; this model reads clip, 768",
+        ),
+        ({"language_model": "t5"}, "the shards' text is of t5, 768 wide; this model reads clip"),
+        ({"fields": {"moments_512": ["bfloat16", [8, 64, 64]]}}, "the features are of 512 px, the model reads 256"),
+        ({"fields": fields | {"moments_256": ["bfloat16", [8, 64, 64]]}}, "the shards' moments_256 is"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            chosen.check_features(own | changed)
+        assert said in str(caught.value)
+
+
 def test_one_process_and_two_train_alike(tmp_path: Path) -> None:
     """Negatives and partners are those of all processes: the losses and the weights do not depend on how many."""
     one, two = _train(tmp_path / "one", 1), _train(tmp_path / "two", 2)

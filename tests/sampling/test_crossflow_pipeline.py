@@ -80,6 +80,7 @@ def test_bad_and_odd_prompts(pipeline: CrossFlowPipeline, caplog: pytest.LogCapt
     assert any(
         "386 tokens of this prompt are not seen: seven seven" in record.getMessage() for record in caplog.records
     )
+    assert sum("this prompt is empty, and says nothing" in record.getMessage() for record in caplog.records) == 1
     with pytest.raises(ConfigError, match="42 is no prompt"):
         pipeline([42])
     with pytest.raises(ConfigError, match="prompts or latents"):
@@ -88,6 +89,8 @@ def test_bad_and_odd_prompts(pipeline: CrossFlowPipeline, caplog: pytest.LogCapt
         pipeline([])
     with pytest.raises(ConfigError, match="no flow solver 'rk4'"):
         pipeline("a two", solver="rk4")
+    with pytest.raises(ConfigError, match="a guidance of nan is no number"):
+        pipeline("a two", guidance_scale=float("nan"))
 
 
 def test_another_language_model_is_refused() -> None:
@@ -95,10 +98,22 @@ def test_another_language_model_is_refused() -> None:
         CrossFlowPipeline.around(base(), made(DIMR))("a two")
 
 
+def test_parts_of_two_models_are_refused(pipeline: CrossFlowPipeline) -> None:
+    larger = made(CrossFlowConfig("dit", DIT.flow | {"latent_size": 16}, CLIP, (4, 16, 16), None))
+    with pytest.raises(ConfigError, match=r"text encoder's latents are \[4, 8, 8\], the flow network's \[4, 16, 16\]"):
+        CrossFlowPipeline(**pipeline.components | {"flow": larger.flow})
+
+
 def test_interpolation_begins_and_ends_at_its_prompts(pipeline: CrossFlowPipeline) -> None:
     strip = pipeline.interpolate("a two", "a seven", 5, torch.Generator().manual_seed(3), **SETTINGS).images
     ends = pipeline(["a two", "a seven"], generator=torch.Generator().manual_seed(3), **SETTINGS).images
     assert strip.shape == (5, 32, 32, 3)
+    parts, sizes = CrossFlowPipeline(**pipeline.components), list[int]()
+    parts.flow.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    parts.set_progress_bar_config(disable=True)
+    again = parts.interpolate("a two", "a seven", 5, torch.Generator().manual_seed(3), decode_batch=2, **SETTINGS)
+    np.testing.assert_allclose(again.images, strip, atol=1e-5)
+    assert max(sizes) == 4, "two pictures, each with its null half"
     np.testing.assert_allclose(strip[[0, -1]], ends, atol=1e-5)
 
 

@@ -1,6 +1,7 @@
 """``atelier paint``, ``interpolate`` and ``arithmetic`` on a tiny CrossFlow."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,10 @@ def test_arithmetic(model: Path, tmp_path: Path) -> None:
         (["paint"], "no prompt given"),
         (["paint", "--prompt", "a", "--steps", "0"], "--steps is 0"),
         (["paint", "--prompt", "a", "--solver", "rk4"], "no flow solver 'rk4'"),
+        (["paint", "--prompt", "a", "--guidance", "nan"], "a guidance of nan is no number"),
+        (["paint", "--prompt", "a", "--seed", str(2**64)], "has more than 64 bits"),
+        (["interpolate", "a", "b", "--seed", str(-(2**63) - 1)], "has more than 64 bits"),
+        (["paint", "--prompt", "a", "--device", "tpu"], "there is no device 'tpu' here"),
         (["interpolate", "a", "b", "--number", "1"], "at least 2"),
         (["arithmetic", "a"], "nothing to add"),
     ],
@@ -93,6 +98,17 @@ def test_what_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_another_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_model_is_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", str(model), "--prompt", "a", "--out", str(tmp_path / "out")]) == 2
+    assert "is a CrossFlow, which knows no boxes" in capsys.readouterr().err
+    other = shutil.copytree(model, tmp_path / "other")
+    (other / "text_encoder" / "config.json").write_text(json.dumps({"model_type": "t5", "d_model": 128}))
+    assert main(["paint", str(other), "--prompt", "a", "--out", str(tmp_path / "out")]) == 2
+    assert "(t5) gives states of width 128" in capsys.readouterr().err
+    bare = shutil.copytree(model, tmp_path / "bare")
+    index = json.loads((bare / "model_index.json").read_text()) | {"vae": [None, None], "tokenizer": [None, None]}
+    (bare / "model_index.json").write_text(json.dumps(index))
+    assert main(["paint", str(bare), "--prompt", "a", "--out", str(tmp_path / "out")]) == 2
+    assert "lacks vae, tokenizer: it was converted without a base" in capsys.readouterr().err
     assert main(["paint", str(base()), "--prompt", "a", "--out", str(tmp_path / "out")]) == 2
     assert "is a StableDiffusionPipeline, no CrossFlow" in capsys.readouterr().err

@@ -10,16 +10,17 @@ import pytest
 
 from atelier.errors import ConfigError
 from atelier.evaluation import gaussian
-from atelier.steps import evaluate_text
+from atelier.steps import evaluate_text, register
 from atelier.steps.runtime import StepContext, run_step
 from atelier.storage.inputs import InputFolder
 from atelier.storage.manifest import Manifest
+from atelier.tracking import service as tracking
 from tests.annotate import tiny
 from tests.evaluation import text_models
 
 NOTHING: dict[str, Any] = {
     "captions": "", "count": 0, "fid_weights": "", "fid_statistics": "", "clip": "", "steps": 1, "guidance": 1.0,
-    "batch": 4, "seed": 0, "recipe": "crossflow", "profile": "laptop",
+    "batch": 4, "bars": "", "seed": 0, "recipe": "crossflow", "profile": "laptop",
 }  # fmt: skip
 
 
@@ -84,6 +85,17 @@ def test_with_yardsticks(judged: dict[str, Any], tmp_path: Path) -> None:
     assert sorted(entry.path for entry in found.files) == ["evaluation.html", "evaluation.json", "metrics.json"]
     written = json.loads(InputFolder(found).fetch("metrics.json").read_text())
     assert "rank-deficient" in written["warnings"][0]
+    fid = found.metadata["metrics"]["fid"]
+    assert (found.metadata["passed"], found.metadata["bars"]) == (True, {"layout_accuracy": 0.8})
+    for bar, passed in ((fid + 1, True), (fid - 1, False)):
+        gated = evaluate_text.run(**judged, **given | {"bars": json.dumps({"fid": bar})})
+        assert gated.metadata["passed"] is passed
+        assert gated.metadata["bars"] == {"layout_accuracy": 0.8, "fid": {"max": bar}}
+        register.run(model=judged["model"], evaluation=gated, training=judged["model"], name="gated",
+                     artifacts=judged["artifacts"])  # fmt: skip
+        version = tracking.client().get_model_version("gated", "1")
+        assert version.tags["atelier.passed"] == str(passed).lower()
+        assert json.loads(version.tags["atelier.bars"])["fid"] == {"max": bar}
 
 
 def test_edited_prompts_and_another_clip_are_measured_anew(judged: dict[str, Any], tmp_path: Path) -> None:
@@ -109,6 +121,8 @@ def test_edited_prompts_and_another_clip_are_measured_anew(judged: dict[str, Any
         ({"fid_statistics": "s.npz"}, "FID has a reference and no weights"),
         ({"clip": "org/clip"}, "no captions to draw"),
         ({"count": -1}, "count=-1"),
+        ({"bars": '{"fid": 12}'}, "a bar for fid, and nothing to measure it with"),
+        ({"bars": '{"fid": {"min": 12}}'}, "fid is better when it is lower"),
     ],
 )
 def test_what_is_refused_before_anything_runs(judged: dict[str, Any], given: dict[str, Any], said: str) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from atelier.data import digits
 from atelier.data.digits_sa1b import write_sa1b
+from atelier.recipes.registry import get
 from atelier.steps import report
 from atelier.steps.runtime import StepContext, run_step
 from atelier.storage.manifest import FileEntry, Manifest
@@ -227,3 +228,16 @@ def test_report_of_a_run_without_curves_or_boxes_is_still_a_page(made: dict[str,
     page = (Path(manifest.uri) / "report.html").read_text()
     assert "Curves" not in page
     assert "While it learned" not in page
+
+
+def test_a_text_models_page_speaks_of_no_boxes_that_went_in(made: dict[str, Manifest], tmp_path: Path) -> None:
+    """CrossFlow's control is its null velocity, and it has no gates."""
+    made = made | {
+        "samples": dataclasses.replace(made["samples"], metadata=made["samples"].metadata | {"control": "null"})
+    }
+    found = report.run(**made, title="CrossFlow", artifacts=str(tmp_path / "artifacts"))
+    page = (Path(found.uri) / "report.html").read_text()
+    assert "by the null velocity alone (guidance 0)" in page
+    assert "of the null velocity 2.1 %" in page
+    assert "boxes and phrases went into the model" not in page
+    assert {get(name, "laptop").control for name in ("crossflow", "gligen_coco", "igligen_xl")} == {"null", "grounding"}

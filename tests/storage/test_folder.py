@@ -35,6 +35,8 @@ def publish_and_read(place: str, tmp_path: Path) -> None:
     folder = InputFolder(manifest, tmp_path / "cache")
     assert folder.names("*.txt") == ["sub/b.txt"]
     assert folder.fetch("sub/b.txt").read_text() == "b"
+    with folder.look_into("a.bin") as file:
+        assert file.read(10) + file.read() == b"a" * 1000
     everything = folder.fetch_all()
     assert (everything / "a.bin").read_bytes() == b"a" * 1000
     with pytest.raises(DataError, match="no file"):

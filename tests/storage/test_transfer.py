@@ -8,6 +8,7 @@ import pytest
 from atelier.errors import ConfigError, DataError, ServiceError, StorageError
 from atelier.storage import s3, transfer
 from atelier.storage.atomic import NotFound
+from atelier.storage.remote_file import opened
 from atelier.storage.transfer import download, expand, file_name
 from tests.servers import WebServer, free_port, serving
 
@@ -32,6 +33,22 @@ def test_http_resumes_where_the_connection_broke(web: Web, tmp_path: Path) -> No
     assert starts == sorted(starts)
     assert starts[0] > 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["x"]
+
+
+def test_a_file_that_is_read_in_place_goes_on_after_breaks(web: Web) -> None:
+    state, folder = web
+    (folder / "x.bin").write_bytes(DATA)
+    state.drops = 3
+    with opened(f"{state.url}/x.bin") as file:
+        assert file.read(1000) == DATA[:1000]
+        assert file.read() == DATA[1000:]
+        assert file.read() == b""
+    assert state.drops == 0
+    state.drops, state.ranges = 1, False
+    with pytest.raises(StorageError, match="cannot be read on at byte"), opened(f"{state.url}/x.bin") as file:
+        file.read()
+    with pytest.raises(NotFound), opened(f"{state.url}/y.bin") as file:
+        file.read(1)
 
 
 def test_http_goes_on_with_an_earlier_calls_part(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,7 +152,7 @@ def write_folder(
     if dtype and dtype not in DTYPES:
         raise ConfigError(f"{dtype!r} is no type", f"one of {', '.join(DTYPES)}")
     if base is not None:
-        check_language_model(base / CONFIG, config.text.get("width", 768), name)
+        check_language_model(base / CONFIG, config.text.get("width", 768), name, config.language_model)
     parts = _by_part(cast(weights, DTYPES.get(dtype)))
     max_shard = size_of(max_shard_size)
     model = _on_meta(config)
@@ -255,10 +255,16 @@ def identify(
         raise ConfigError(f"{what} is CrossFlow {found}, not {wanted}", f"ask for {found}, or give another checkpoint")
     if found:
         return found
-    nearest = wanted or min(every, key=lambda name: len(every[name].items() ^ own.items()))
+    nearest = wanted or max(every, key=lambda name: _likeness(own, every[name]))
     likely = f" (nearest to {nearest})" if not wanted else ""
     require_same_keys(own, every[nearest], f"{what} is no CrossFlow {wanted or 'that was released'}{likely}", _ADVICE)
     raise AssertionError("unequal parameters that do not differ")  # pragma: no cover
+
+
+def _likeness(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> tuple[float, float]:
+    """The share of names that both have, and of those with their shapes: a miniature is like its model, if small."""
+    both = len(found.keys() | expected.keys()) or 1
+    return len(found.keys() & expected.keys()) / both, len(found.items() & expected.items()) / both
 
 
 def expected_shapes(config: CrossFlowConfig) -> dict[str, Shape]:

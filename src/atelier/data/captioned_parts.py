@@ -12,7 +12,7 @@ from atelier.data.raw_form import PICTURES, is_part
 from atelier.data.raw_source import Examples, stem, verified
 from atelier.data.sa1b import KEY
 from atelier.data.settings import Settings
-from atelier.data.tar_stream import Member, TarDamaged, members
+from atelier.data.tar_stream import Member, TarDamaged, members, members_of
 from atelier.errors import DataError
 from atelier.storage.folder import InputFolder
 from atelier.storage.manifest import Manifest
@@ -49,13 +49,16 @@ class CaptionedParts:
         def examples() -> Examples:
             if name == self.units[0]:
                 yield from self._prompts.read.bad
-            yield from self._read(tar)
+            yield from self._read(members(tar), tar.name)
 
         return examples
 
     def first(self, count: int) -> Examples:
-        """The first images, for a look at them."""
-        return itertools.islice(self._read(self._folder.fetch(self.units[0])), count)
+        """The first images, for a look at them; of a remote tar no more is read than that takes."""
+        name = self.units[0]
+        with self._folder.look_into(name) as file:
+            found = members_of(file, self.manifest.file(name).bytes)
+            yield from itertools.islice(self._read(found, PurePosixPath(name).name), count)
 
     def forget(self, name: str) -> None:
         """The tar's copy."""
@@ -69,17 +72,17 @@ class CaptionedParts:
         """See ``captioned_source.record``."""
         return record(example)
 
-    def _read(self, tar: Path) -> Iterator[RawExample | Quarantined]:
+    def _read(self, found: Iterator[Member], tar: str) -> Iterator[RawExample | Quarantined]:
         empty, seen = True, set[str]()
         try:
-            for member in members(tar):
+            for member in found:
                 empty = False
                 yield self._example(member, seen)
         except TarDamaged as error:
             empty = False
-            yield Quarantined(tar.name, f"damaged tar: {error}")
+            yield Quarantined(tar, f"damaged tar: {error}")
         if empty:
-            yield Quarantined(tar.name, "no files in the tar")
+            yield Quarantined(tar, "no files in the tar")
 
     def _example(self, member: Member, seen: set[str]) -> RawExample | Quarantined:
         path = PurePosixPath(member.name)

@@ -36,9 +36,14 @@ def read_tar(tar: Path) -> Iterator[RawExample | Quarantined | Filtered]:
     Raises:
         StorageError: the file is missing, or the disk fails.
     """
+    return examples_of(members(tar), tar.name)
+
+
+def examples_of(found: Iterator[Member], tar: str) -> Iterator[RawExample | Quarantined | Filtered]:
+    """``read_tar`` of members that are being read, from the tar of this name."""
     seen, sample, key, empty = set[str](), dict[str, bytes](), "", True
     try:
-        for member in members(tar):
+        for member in found:
             empty = False
             own, kind = _key_and_kind(member)
             if problem := _problem(member, own, kind):
@@ -57,10 +62,10 @@ def read_tar(tar: Path) -> Iterator[RawExample | Quarantined | Filtered]:
     except TarDamaged as error:
         empty = False
         if sample:
-            yield Quarantined(key, f"lost in a damaged tar: {tar.name}")
-        yield Quarantined(tar.name, f"damaged tar: {error}")
+            yield Quarantined(key, f"lost in a damaged tar: {tar}")
+        yield Quarantined(tar, f"damaged tar: {error}")
     if empty:
-        yield Quarantined(tar.name, "no files in the tar")
+        yield Quarantined(tar, "no files in the tar")
 
 
 def _key_and_kind(member: Member) -> tuple[str, str]:

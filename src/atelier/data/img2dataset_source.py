@@ -3,14 +3,15 @@
 import itertools
 import math
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from atelier.data.img2dataset import read_tar
+from atelier.data.img2dataset import examples_of, read_tar
 from atelier.data.raw_example import RawExample
 from atelier.data.raw_form import is_tar
 from atelier.data.raw_source import Examples, stem, verified
 from atelier.data.settings import Settings
+from atelier.data.tar_stream import members_of
 from atelier.errors import DataError
 from atelier.storage.folder import InputFolder
 from atelier.storage.manifest import Manifest
@@ -53,8 +54,11 @@ class Img2DatasetSource:
         return lambda: read_tar(tar)
 
     def first(self, count: int) -> Examples:
-        """The first examples, for a look at them."""
-        return itertools.islice(read_tar(self._folder.fetch(self.units[0])), count)
+        """The first examples, for a look at them; of a remote tar no more is read than that takes."""
+        name = self.units[0]
+        with self._folder.look_into(name) as file:
+            found = members_of(file, self.manifest.file(name).bytes)
+            yield from itertools.islice(examples_of(found, PurePosixPath(name).name), count)
 
     def forget(self, name: str) -> None:
         """The tar's copy."""

@@ -6,12 +6,13 @@ file, leaves the folder or is too large comes with a ``problem`` instead of its 
 
 import contextlib
 import gzip
+import io
 import itertools
 import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple, Self, cast
+from typing import IO, Literal, NamedTuple, Self, cast
 
 from isal import igzip
 from isal.igzip_lib import IsalError
@@ -63,17 +64,36 @@ def members(tar: Path, head: int | None = None) -> Iterator[Member]:
     """
     count = itertools.count()
     with _opened(tar, count) as file:
-        for member, stream in _entries(file, MAX_MEMBER):
-            problem = _problem(member, MAX_MEMBER)
-            if problem or stream is None:
-                yield Member(printable(member.name), b"", problem or "not a regular file")
-                continue
-            wanted = member.size if head is None else min(head, member.size)
-            data = stream.read(wanted)
-            if len(data) != wanted:
-                raise tarfile.ReadError(f"unexpected end of data in {printable(member.name)}")
-            next(count)
-            yield Member(printable(member.name), data, "")
+        yield from _members(file, None, head, count)
+
+
+def members_of(file: IO[bytes], size: int) -> Iterator[Member]:
+    """As ``members``, of a file that can only be read forwards; no more of it is read than the members asked for.
+
+    Args:
+        file: at its beginning, buffered.
+        size: bytes of the whole.
+
+    Raises:
+        TarDamaged: at the place where it cannot be read on; and what reading ``file`` raises of ours.
+    """
+    count = itertools.count()
+    with _damage_told(count):
+        yield from _members(file, size, None, count)
+
+
+def _members(file: IO[bytes], size: int | None, head: int | None, count: Iterator[int]) -> Iterator[Member]:
+    for member, stream in _entries(file, MAX_MEMBER, size):
+        problem = _problem(member, MAX_MEMBER)
+        if problem or stream is None:
+            yield Member(printable(member.name), b"", problem or "not a regular file")
+            continue
+        wanted = member.size if head is None else min(head, member.size)
+        data = stream.read(wanted)
+        if len(data) != wanted:
+            raise tarfile.ReadError(f"unexpected end of data in {printable(member.name)}")
+        next(count)
+        yield Member(printable(member.name), data, "")
 
 
 def lines(tar: Path, suffix: str, longest: int) -> Iterator[bytes | None]:
@@ -109,11 +129,18 @@ def _opened(tar: Path, read: Iterator[int]) -> Iterator[IO[bytes]]:
     """The tar's file; what is damaged in it is told with the number of members that were read."""
     with os_errors(tar), tar.open("rb") as file:
         try:
-            yield file
-        except (tarfile.TarError, EOFError, IsalError, ValueError, OverflowError, gzip.BadGzipFile) as error:  # type: ignore[misc]
-            raise TarDamaged(f"after {next(read):,} files ({printable(str(error))})") from error
+            with _damage_told(read):
+                yield file
         except OSError as error:
             raise storage_error(error, tar) from error
+
+
+@contextlib.contextmanager
+def _damage_told(read: Iterator[int]) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, EOFError, IsalError, ValueError, OverflowError, gzip.BadGzipFile) as error:  # type: ignore[misc]
+        raise TarDamaged(f"after {next(read):,} files ({printable(str(error))})") from error
 
 
 def printable(name: str) -> str:
@@ -122,12 +149,19 @@ def printable(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in clean)[:300]
 
 
-def _entries(file: IO[bytes], largest: int) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
-    packed = file.read(2) == b"\x1f\x8b"
-    size = file.seek(0, 2)
-    file.seek(0)
+def _entries(
+    file: IO[bytes], largest: int, forwards: int | None = None
+) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+    """The members' heads and contents; ``forwards`` is the size of a file in which there is no seeking."""
+    packed = cast(io.BufferedReader, file).peek(2)[:2] == b"\x1f\x8b"
+    if forwards is None:
+        size = file.seek(0, 2)
+        file.seek(0)
+    else:
+        size = forwards
     if not packed:
-        with tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictTarInfo) as archive:
+        mode: Literal["r:", "r|"] = "r:" if forwards is None else "r|"
+        with tarfile.open(fileobj=file, mode=mode, bufsize=_BLOCK, tarinfo=_StrictTarInfo) as archive:
             yield from _forward(archive, largest, size, "the tar ends within {name}")
         return
     limit = MAX_EXPANSION * size + EXPANSION_GRACE

@@ -12,8 +12,12 @@ from typing import Any
 
 from PIL import Image
 
+from atelier.evaluation.bars import LOWER_IS_BETTER, Bar
+from atelier.evaluation.control import CONTROLS, Control
 from atelier.evaluation.figures import Picture, Series, chart, data_uri, meter, picture
 
+#: How the name of a chart of gates begins.
+GATES = "gates"
 #: What a metric's name does not say by itself.
 MEANINGS = {
     "layout_accuracy": "the right digit in its box",
@@ -55,18 +59,22 @@ class Lineage:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a page shows. ``bars`` maps a metric's name to the least it must reach; ``start`` is ``start.json`` of a
-    training that began with another model's weights; ``notes`` say what was not measured, and what a figure is not to
-    be compared with."""
+    """All that a page shows.
+
+    ``bars`` are by metric; ``start`` is ``start.json`` of a training that began with another model's weights;
+    ``control`` is what samples are shown beside; ``notes`` say what was not measured, and what a figure is not to be
+    compared with.
+    """
 
     title: str
     subtitle: str
     metrics: Mapping[str, float]
-    bars: Mapping[str, float]
+    bars: Mapping[str, Bar]
     passed: bool
     notes: Sequence[str] = ()
     pairs: Sequence[Pair] = ()
     pairs_total: int = 0
+    control: Control = CONTROLS["grounding"]
     previews: Sequence[tuple[int, Image.Image]] = ()
     start: Mapping[str, Any] = field(default_factory=dict)
     loss: Sequence[Series] = ()
@@ -137,18 +145,33 @@ def _metrics(report: Report) -> str:
         bar, control = report.bars.get(name), report.metrics.get(f"{name}_ungrounded")
         verdict = ""
         if bar is not None:
-            kind, sign = ("good", "≥") if value >= bar else ("bad", "<")
-            verdict = f'<span class="verdict {kind}">{sign} {_share(bar)}</span>'
-        track = meter(value, bar, control) if 0 <= value <= 1 else ""
+            verdict = f'<span class="verdict {"good" if bar.met(value) else "bad"}">{_verdict(bar, value)}</span>'
+        tick = None if bar is None else bar.min if bar.min is not None else bar.max
+        track = meter(value, tick, control) if name not in LOWER_IS_BETTER and 0 <= value <= 1 else ""
         notes = [MEANINGS.get(name, "")]
         if control is not None:
-            notes.append(f"without grounding {_share(control)}")
+            notes.append(f"{report.control.without} {_share(control)}")
         cards.append(
             f'<div class="metric">{verdict}<span class="name">{_text(name)}</span><b>{_share(value)}</b>{track}'
             f'<span class="note">{_text(" · ".join(note for note in notes if note))}</span></div>'
         )
     below = "".join(f"<p>{_text(note)}</p>" for note in report.notes)
     return (f'<div class="metrics">{"".join(cards)}</div>' if cards else "") + below
+
+
+def _verdict(bar: Bar, value: float) -> str:
+    """How a value stands to the bound that it breaks, or to all of them."""
+    bounds = []
+    if bar.min is not None:
+        bounds.append((value >= bar.min, f"{'≥' if value >= bar.min else '&lt;'} {_share(bar.min)}"))
+    if bar.max is not None:
+        bounds.append((value <= bar.max, f"{'≤' if value <= bar.max else '&gt;'} {_share(bar.max)}"))
+    return ", ".join(text for _, text in [bound for bound in bounds if not bound[0]] or bounds)
+
+
+def _bounds(bar: Bar) -> str:
+    both = (("≥", bar.min), ("≤", bar.max))
+    return ", ".join(f"{sign} {bound:.4g}" for sign, bound in both if bound is not None)
 
 
 def _share(value: float) -> str:
@@ -164,16 +187,12 @@ def _pairs(report: Report) -> str:
     for pair in report.pairs:
         cards.append(
             f'<div class="pair"><div><span>{picture(pair.grounded)}'
-            f"<small>with boxes{_count(pair, pair.right)}</small></span>"
+            f"<small>{_text(report.control.shown)}{_count(pair, pair.right)}</small></span>"
             f"<span>{picture(pair.ungrounded, asked=False)}"
-            f"<small>without{_count(pair, pair.right_ungrounded)}</small></span></div>"
+            f"<small>{_text(report.control.beside)}{_count(pair, pair.right_ungrounded)}</small></span></div>"
             f"<p>{_text(pair.grounded.caption)}</p></div>"
         )
-    text = (
-        f"Held-out layouts, the first {len(report.pairs)} of {report.pairs_total:,}, not picked. Left: the boxes and"
-        " phrases went into the model. Right, as control: the same prompt and seed with grounding off; the dashed boxes"
-        " are where things would have been asked for."
-    )
+    text = _text(report.control.text.format(some=f"the first {len(report.pairs)} of {report.pairs_total:,}"))
     return _section("What it draws", text, f'<div class="pairs">{"".join(cards)}</div>' if cards else "")
 
 
@@ -235,10 +254,14 @@ def _curves(report: Report) -> str:
     charts += [chart(name, series, "step") for name, series in report.gauges.items()]
     charts.append(chart("samples per second", report.speed, "step", from_zero=True))
     body = "".join(charts)
+    said = ["Loss as logged, faint, with its moving average."]
+    if report.validation:
+        said.append("Validation reads the previews' pixels, without a judge.")
+    if any(name.startswith(GATES) for name in report.gauges):
+        said.append("A gate is tanh(α) of a block: how far the block lets the boxes in.")
     return _section(
         "Curves",
-        "Loss as logged, faint, with its moving average. Validation reads the previews' pixels, without a judge."
-        " A gate is tanh(α) of a block: how far the block lets the boxes in.",
+        " ".join(said),
         f'<div class="charts">{body}</div>' if body else "",
     )
 
@@ -246,9 +269,10 @@ def _curves(report: Report) -> str:
 def _canvases(report: Report) -> str:
     cards = [f'<div class="single">{picture(shown)}<p>{_text(shown.caption)}</p></div>' for shown in report.canvases]
     facts = ", ".join(f"{_text(name)} {_plain(value)}" for name, value in report.data_facts.items())
+    boxed = any(shown.boxes for shown in report.canvases)
     return _section(
         "What it learned from",
-        "Real canvases of the training data with their boxes, captions and phrases."
+        f"Of the training data, with {'boxes, phrases and captions' if boxed else 'their captions'}."
         f"{' ' + facts + '.' if facts else ''}",
         f'<div class="singles">{"".join(cards)}</div>' if cards else "",
     )
@@ -263,9 +287,9 @@ def _numbers(report: Report) -> str:
         rows.append(
             f'<tr><td>{_text(name)}</td><td class="number">{value:.4g}</td>'
             f'<td class="number">{"" if control is None else f"{control:.4g}"}</td>'
-            f'<td class="number">{"" if bar is None else f"{bar:.4g}"}</td></tr>'
+            f'<td class="number">{"" if bar is None else _bounds(bar)}</td></tr>'
         )
-    head = "<tr><th>metric</th>" + _heads("value", "without grounding", "bar") + "</tr>"
+    head = "<tr><th>metric</th>" + _heads("value", report.control.without, "bar") + "</tr>"
     return _section("Numbers", "", f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>' if rows else "")
 
 

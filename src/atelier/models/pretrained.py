@@ -17,6 +17,23 @@ def device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
+def named_device(name: str) -> torch.device:
+    """A device as a person wrote it.
+
+    Raises:
+        ConfigError: torch knows none of this name, or there is none here.
+    """
+    try:
+        found = torch.device(name)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"there is no device {name!r} here ({str(error).splitlines()[0][:200]})",
+            "use cpu, or cuda where there is a GPU",
+        ) from error
+    return found
+
+
 def load(kind: Any, name: str, revision: str = "", **arguments: Any) -> Any:
     """``kind.from_pretrained``, whatever ``kind`` is: a model, a tokenizer, an image processor.
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from atelier.data.filters import Filters
 from atelier.errors import ConfigError
+from atelier.evaluation.bars import Bars
 from atelier.recipes.starting import Starting
 from atelier.training.config import TrainConfig
 from atelier.training.footprint import Footprint
@@ -89,7 +90,7 @@ class Config(BaseModel):
     guidance: float = Field(7.0, ge=0)
     preview_steps: int = Field(25, gt=0)
     preview_count: int = Field(8, gt=0)
-    bars: dict[str, float] = Field(default_factory=dict, description="least value of each judged metric")
+    bars: Bars = Field(default_factory=dict, description="what metrics must reach for a model to pass")
 
     def keeps(self, rule: ReleasedRule) -> bool:
         """Whether the published training's rule holds, not ours."""
@@ -261,6 +262,7 @@ class Recipe:
     twin: str = "sd_twin"
     raw_forms: tuple[str, ...] = ("captioned", "img2dataset")
     several_resolutions: bool = True
+    control: str = "null"
 
     @property
     def sample_settings(self) -> dict[str, Any]:

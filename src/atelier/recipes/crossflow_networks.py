@@ -1,6 +1,7 @@
 """Which networks a CrossFlow configuration means: the published ones, their other combinations, and the twins'."""
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from atelier.errors import ConfigError
 from atelier.models.crossflow.configs import RELEASED, CrossFlowConfig
@@ -34,10 +35,10 @@ def published(config: "Config") -> CrossFlowConfig:
         return RELEASED[name]
     dimr, dit = RELEASED[f"{config.resolution}px_{config.language_model}_dimr"], RELEASED["512px_t5_dit"]
     flow = dit.flow | {"latent_size": dimr.latent_shape[1]}
-    return CrossFlowConfig("dit", flow, dimr.text, dimr.latent_shape)
+    return replace(dimr, backbone="dit", flow=flow)
 
 
-def twin(resolution: int, language_model: str, backbone: str) -> CrossFlowConfig:
+def twin(resolution: int, language_model: Literal["clip", "t5"], backbone: str) -> CrossFlowConfig:
     """The miniature of a backbone for canvases of ``resolution`` pixels: 32 stands for 256 px, 64 for 512 px.
 
     Raises:
@@ -50,14 +51,15 @@ def twin(resolution: int, language_model: str, backbone: str) -> CrossFlowConfig
     tower = TOWER | {"image_size": resolution}
     if backbone == "dit":
         flow: dict[str, Any] = {"latent_size": side, "patch_size": 2, "hidden_size": 128, "depth": 5, "num_heads": 4}
-        return CrossFlowConfig("dit", flow, text, shape, tower)
+        return CrossFlowConfig("dit", flow, text, shape, tower, language_model)
     two = side <= TWO_STAGES
     grid = side // 2 if two else side // 4
     stages = [_transformer(grid, side // grid), _convnext(48, 2 * grid, side // grid // 2)]
     if not two:
         stages.append(_convnext(24, side, 1))
     coefficients = [1 / 4, 1] if two else [1 / 4, 1 / 2, 1]
-    return CrossFlowConfig("dimr", {"stage_configs": stages, "loss_coeffs": coefficients}, text, shape, tower)
+    flow = {"stage_configs": stages, "loss_coeffs": coefficients}
+    return CrossFlowConfig("dimr", flow, text, shape, tower, language_model)
 
 
 def _transformer(grid: int, ratio: int) -> dict[str, Any]:

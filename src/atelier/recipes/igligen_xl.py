@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from atelier.evaluation.bars import Bars
 from atelier.recipes.grounded_recipe import GroundedRecipe
 from atelier.training.config import TrainConfig
 from atelier.training.footprint import Footprint
@@ -62,7 +63,7 @@ class Config(BaseModel):
     guidance: float = Field(5.0, ge=0)
     beta: float = Field(0.4, ge=0, le=1, description="share of the sampling steps that are grounded")
     preview_steps: int = Field(25, gt=0)
-    bars: dict[str, float] = Field(default_factory=dict, description="least value of each judged metric")
+    bars: Bars = Field(default_factory=dict, description="what metrics must reach for a model to pass")
 
 
 PROFILES = {

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput
 from diffusers.image_processor import VaeImageProcessor
@@ -35,6 +36,13 @@ class CrossFlowPipeline(DiffusionPipeline):
 
     def __init__(self, vae: Any, text_encoder: Any, tokenizer: Any, context_encoder: Any, flow: Any) -> None:
         super().__init__()
+        started, ended = tuple(context_encoder.config.latent_shape), tuple(flow.latent_shape)
+        if started != ended:
+            raise ConfigError(
+                f"the text encoder's latents are {list(started)}, the flow network's {list(ended)}: "
+                "they are of two CrossFlows",
+                "take both parts of one model",
+            )
         self.register_modules(
             vae=vae,
             text_encoder=as_trained(text_encoder),
@@ -116,7 +124,7 @@ class CrossFlowPipeline(DiffusionPipeline):
             ``ImagePipelineOutput``, or a tuple of its images.
 
         Raises:
-            ConfigError: neither or both of prompt and latents, an unknown solver, no step.
+            ConfigError: neither or both of prompt and latents, an unknown solver, no step, a guidance that is none.
         """
         if (prompt is None) == (latents is None):
             raise ConfigError("give prompts or latents, and not both", "leave one of them out")
@@ -149,10 +157,19 @@ class CrossFlowPipeline(DiffusionPipeline):
         """Pictures along the line between two prompts' latents, ends included.
 
         Args:
-            settings: of ``__call__``.
+            settings: of ``__call__``; ``decode_batch`` pictures are drawn at once too.
         """
         ends = self.text_latents([first, last], generator)
-        return self(latents=interpolate(ends[0], ends[1], count), **settings)
+        return self._series(interpolate(ends[0], ends[1], count), **settings)
+
+    def _series(self, latents: Tensor, decode_batch: int = 8, **settings: Any) -> Any:
+        """As ``__call__``, ``decode_batch`` latents at a time: a long strip needs no more memory than a short one."""
+        parts = [self(latents=part, **settings | {"return_dict": False})[0] for part in latents.split(decode_batch)]
+        if isinstance(parts[0], list):
+            images: Any = [image for part in parts for image in part]
+        else:
+            images = torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
+        return ImagePipelineOutput(images=images) if settings.get("return_dict", True) else (images,)
 
     def arithmetic(
         self,
@@ -165,11 +182,11 @@ class CrossFlowPipeline(DiffusionPipeline):
         """Pictures of every prompt given, and last of their sum: prompt + added − removed.
 
         Args:
-            settings: of ``__call__``.
+            settings: of ``__call__``; ``decode_batch`` pictures are drawn at once too.
         """
         if not added and not removed:
             raise ConfigError("there is nothing to add or to remove", "give a second prompt")
         latents = self.text_latents([prompt, *added, *removed], generator)
         more, less = latents[1 : 1 + len(added)], latents[1 + len(added) :]
         total = combine(latents[0], list(more), list(less))
-        return self(latents=torch.cat([latents, total[None]]), **settings)
+        return self._series(torch.cat([latents, total[None]]), **settings)

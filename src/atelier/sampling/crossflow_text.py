@@ -56,7 +56,7 @@ def encode(
     """Encodes prompts, padded and cut to ``tokens``.
 
     CLIP sees its own padding (it was trained so), T5 does not; T5's captions are cleaned first. A prompt longer than
-    that is cut, and the log says so; an empty one is a begin and an end.
+    that is cut; an empty one, or one of which cleaning leaves nothing, is a begin and an end. The log says both.
 
     Args:
         warn: say it; of a data set's captions it is counted instead.
@@ -70,9 +70,13 @@ def encode(
     t5 = encoder.config.model_type == "t5"
     texts = [clean_caption(prompt) for prompt in prompts] if t5 else list(prompts)
     given = tokenizer(texts, padding="max_length", max_length=tokens, truncation=True, return_tensors="pt")
-    whole = tokenizer(texts, padding=False, truncation=False).input_ids
+    # Not verbose: a long prompt's own warning speaks of indexing errors, and is cut here.
+    whole = tokenizer(texts, padding=False, truncation=False, verbose=False).input_ids
     cut = tuple(max(0, len(ids) - tokens) for ids in whole)
-    for prompt, lost in zip(prompts, cut, strict=True):
+    for prompt, text, lost in zip(prompts, texts, cut, strict=True):
+        if warn and not text.strip():
+            left = f" when it is cleaned for T5 ({prompt:.60})" if prompt.strip() else ""
+            _log.warning("this prompt is empty%s, and says nothing of the picture", left)
         if lost and warn:
             _log.warning("the last %d tokens of this prompt are not seen: %.60s …", lost, prompt)
     ids, mask = given.input_ids.to(encoder.device), given.attention_mask.to(encoder.device)

@@ -22,6 +22,8 @@ def open_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
             "give the folder of an exported model; one on a hub is fetched first (hf download … --local-dir …)",
         )
     parts: dict[str, Any] = json.loads(index.read_text())
+    if parts.get("_class_name") == "CrossFlowPipeline":
+        raise ConfigError(f"{folder} is a CrossFlow, which knows no boxes", "draw with it by `atelier paint`")
     if (parts.get("text_encoder_2") or [None])[0] is not None:
         from atelier.sampling.gligen_sdxl import StableDiffusionXLGLIGENPipeline
 

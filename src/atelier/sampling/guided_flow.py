@@ -1,8 +1,11 @@
 """The velocity under classifier-free guidance by the null indicator."""
 
+import math
+
 import torch
 from torch import Tensor
 
+from atelier.errors import ConfigError
 from atelier.models.crossflow.flow import FlowNetwork
 
 
@@ -13,9 +16,14 @@ class GuidedFlow:
         flow: the network.
         guidance: 1 follows the text alone and costs half; 0 is the null velocity alone; above 1 exaggerates.
         dtype: what the network computes in.
+
+    Raises:
+        ConfigError: the guidance is infinite or no number.
     """
 
     def __init__(self, flow: FlowNetwork, guidance: float, dtype: torch.dtype = torch.float32) -> None:
+        if not math.isfinite(guidance):
+            raise ConfigError(f"a guidance of {guidance} is no number", "use 7, say")
         self.flow, self.guidance, self.dtype = flow, guidance, dtype
 
     def __call__(self, x: Tensor, time: float) -> Tensor:

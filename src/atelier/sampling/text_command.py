@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from atelier.errors import ConfigError
 from atelier.progress import Progress
 from atelier.sampling.requests import Request, prompt_requests
-from atelier.sampling.text_drawing import Drawing, add_drawing_arguments, share
+from atelier.sampling.text_drawing import Drawing, add_drawing_arguments, check_seed, share
 from atelier.storage.atomic import replace_file
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def paint(arguments: argparse.Namespace) -> int:
         StorageError: the output cannot be written.
     """
     requests = _requests(arguments)
+    for request in requests:
+        check_seed(request.seed or 0)
     rank, world = share()
     mine = list(enumerate(requests))[rank::world]
     drawing = Drawing.of(arguments)
@@ -82,6 +84,7 @@ def interpolate(arguments: argparse.Namespace) -> int:
     """
     import torch
 
+    check_seed(arguments.seed)
     drawing = Drawing.of(arguments)
     pipeline = drawing.open()
     generator = torch.Generator().manual_seed(arguments.seed)
@@ -100,6 +103,7 @@ def arithmetic(arguments: argparse.Namespace) -> int:
     """
     import torch
 
+    check_seed(arguments.seed)
     drawing = Drawing.of(arguments)
     pipeline = drawing.open()
     generator = torch.Generator().manual_seed(arguments.seed)

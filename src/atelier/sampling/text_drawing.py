@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atelier.convert.language_model import CONFIG, check_language_model
 from atelier.errors import ConfigError
 from atelier.storage.atomic import replace_file
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 GUIDANCE, STEPS, SOLVER = 7.0, 25, "ab2"
+NEEDED = ("vae", "text_encoder", "tokenizer")
+"""Parts that a model has of its base."""
 
 
 def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,39 +67,66 @@ class Drawing:
         """The model's pipeline.
 
         Raises:
-            ConfigError: the folder is no CrossFlow's, or there is no step or no picture in a batch.
+            ConfigError: the folder is no CrossFlow's, lacks a part or has another language model; there is no step, no
+                picture in a batch or no such device.
+            DataError: its language model's configuration cannot be read.
         """
         for name in ("steps", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} is {getattr(self, name)}", "use at least 1")
         index = self.model / "model_index.json"
         try:
-            found = json.loads(index.read_text())["_class_name"]
-        except (OSError, ValueError, KeyError) as error:
+            parts = json.loads(index.read_text())
+            found = parts["_class_name"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{self.model} is not a model's folder ({error})", "give an exported model") from error
         if found != "CrossFlowPipeline":
             raise ConfigError(f"{self.model} is a {found}, no CrossFlow", "draw with it by `atelier sample`")
+        lacking = [part for part in NEEDED if not (parts.get(part) or [None])[0]]
+        if lacking:
+            raise ConfigError(
+                f"{self.model} lacks {', '.join(lacking)}: it was converted without a base",
+                "convert it again with --base, a folder that has them",
+            )
+        self._check_language_model("t5" if "T5" in str(parts["text_encoder"][1]) else "clip")
 
         import torch
 
         from atelier.sampling.crossflow import CrossFlowPipeline
 
         dtype = getattr(torch, self.precision())
-        pipeline = CrossFlowPipeline.from_pretrained(self.model, torch_dtype=dtype).to(self._place())
+        pipeline = CrossFlowPipeline.from_pretrained(self.model, dtype=dtype).to(self._place())
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def _check_language_model(self, kind: str) -> None:
+        """Sees that the folder's language model is the one that its text encoder was trained on.
+
+        Args:
+            kind: as the index has it.
+        """
+        config = self.model / "context_encoder" / "config.json"
+        try:
+            width = int(json.loads(config.read_text())["width"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{config} cannot be read ({error})", "export or convert the model again") from error
+        check_language_model(self.model / CONFIG, width, str(self.model), kind)
 
     def precision(self) -> str:
         """The dtype that it draws in: the one asked for, else bfloat16 on cuda and float32 elsewhere."""
         return self.dtype or ("bfloat16" if self._place().startswith("cuda") else "float32")
 
     def _place(self) -> str:
-        """The device; of several the one of this process."""
-        from atelier.models.pretrained import device
+        """The device; of several the one of this process.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        from atelier.models.pretrained import device, named_device
 
         if self.device == "cuda":
-            return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        return self.device or str(device())
+            return str(named_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}"))
+        return str(named_device(self.device) if self.device else device())
 
     def settings(self) -> dict[str, Any]:
         """The pipeline's keyword arguments."""
@@ -108,9 +138,15 @@ class Drawing:
         }
 
     def draw(self, pipeline: Any, prompts: Sequence[str], seeds: Sequence[int]) -> "list[Image.Image]":
-        """A picture of each prompt from its own seed."""
+        """A picture of each prompt from its own seed.
+
+        Raises:
+            ConfigError: a seed that torch has no place for.
+        """
         import torch
 
+        for seed in seeds:
+            check_seed(seed)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         images: list[Image.Image] = pipeline(list(prompts), generator=generators, **self.settings()).images
         return images
@@ -123,6 +159,16 @@ class Drawing:
         note.add_text("atelier", json.dumps(said | self.settings() | {"model": str(self.model)}))
         with replace_file(path) as scratch:
             image.save(scratch, format="png", pnginfo=note)
+
+
+def check_seed(seed: int) -> None:
+    """Refuses a seed that torch's generators do not take.
+
+    Raises:
+        ConfigError: it has more than 64 bits.
+    """
+    if not -(2**63) <= seed < 2**64:
+        raise ConfigError(f"the seed {seed} has more than 64 bits", "use a smaller one")
 
 
 def share() -> tuple[int, int]:

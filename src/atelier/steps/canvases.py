@@ -68,7 +68,7 @@ def _of_tars(folder: InputFolder, most: int) -> list[Picture]:
     tar = min(tars)
     rows = _boxes(folder, Path(tar).name.split(".")[0])
     shown: list[Picture] = []
-    with tarfile.open(folder.fetch(tar), "r:*") as archive:
+    with folder.look_into(tar) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
         for member in archive:
             if len(shown) == most:
                 break

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from atelier.errors import ConfigError
+from atelier.evaluation import bars as barred
 from atelier.evaluation.yardsticks import Yardsticks
 from atelier.steps.runtime import StepContext, run_step
 from atelier.storage.manifest import Manifest
@@ -27,12 +28,14 @@ def run(
     steps: int,
     guidance: float,
     batch: int,
+    bars: str,
     seed: int,
     recipe: str,
     profile: str,
     artifacts: str,
 ) -> Manifest:
-    """A manifest of kind ``evaluation``: the judge's ``metrics.json`` with what was measured here, and ``skipped``.
+    """A manifest of kind ``evaluation``: the judge's ``metrics.json`` with what was measured here, ``skipped``, and
+    whether all of it together reaches the bars.
 
     With a yardstick, ``evaluation.json`` and ``evaluation.html`` too (``evaluation.text_evaluation``). The pictures
     themselves are not kept: some ten thousand files that a model and a seed give again.
@@ -43,13 +46,15 @@ def run(
         fid_weights, fid_statistics, clip: see ``evaluation.yardsticks.Yardsticks``; "" leaves them out.
         steps, guidance: of sampling; 0 is the recipe's own.
         batch: pictures at once; 0 is the recipe's own.
+        bars: in the place of the recipe's own, a JSON object, see ``evaluation.bars``.
 
     Raises:
         ConfigError: see ``check``. StorageError, ServiceError: a file's place cannot be looked at.
     """
     from atelier.recipes.registry import get, module_of
 
-    check(captions=captions, count=count, fid_weights=fid_weights, fid_statistics=fid_statistics, clip=clip)
+    given = {"captions": captions, "fid_weights": fid_weights, "fid_statistics": fid_statistics, "clip": clip}
+    check(**given, count=count, bars=bars)
     config = get(recipe, profile).config
     steps, guidance = steps or config.sample_steps, guidance or config.guidance
     params = {
@@ -61,6 +66,7 @@ def run(
         "steps": steps,
         "guidance": guidance,
         "seed": seed,
+        "bars": {name: bar and bar.written for name, bar in barred.changes(bars).items()},
         "recipe": recipe,
         "profile": profile,
         "states": _states(captions, fid_weights, fid_statistics, clip) if fid_weights or clip else {},
@@ -72,6 +78,8 @@ def run(
         judged["metrics"] = judged["metrics"] | found["metrics"]
         judged["skipped"] = judged.get("skipped", {}) | found["skipped"]
         judged["warnings"] = found["warnings"]
+        asked = barred.changed(barred.read(judged["bars"]), barred.changes(bars))
+        judged["bars"], judged["passed"] = barred.written(asked), barred.passed(asked, judged["metrics"])
         (ctx.out.path / "metrics.json").write_text(json.dumps(judged, indent=1))
         if found["metrics"]:
             ctx.track.log_metrics(found["metrics"])
@@ -90,11 +98,12 @@ def run(
     )
 
 
-def check(*, captions: str, count: int, fid_weights: str, fid_statistics: str, clip: str) -> None:
+def check(*, captions: str, count: int, fid_weights: str, fid_statistics: str, clip: str, bars: str = "") -> None:
     """Refuses what cannot be measured.
 
     Raises:
-        ConfigError: half of what FID needs, a yardstick and nothing to draw, a negative count.
+        ConfigError: half of what FID needs, a yardstick and nothing to draw, a negative count; bars that are none, or
+            of a metric whose yardstick is not given.
     """
     Yardsticks(fid_weights, fid_statistics, clip=clip).check()
     if (fid_weights or clip) and not captions:
@@ -103,6 +112,11 @@ def check(*, captions: str, count: int, fid_weights: str, fid_statistics: str, c
         )
     if count < 0:
         raise ConfigError(f"count={count}", "use 0 for all, or a positive number")
+    missing = {"fid": not fid_weights, "clip_score": not clip}
+    for name, bar in barred.changes(bars).items():
+        if bar is not None and missing.get(name):
+            needed = "fid_weights and fid_statistics" if name == "fid" else "clip"
+            raise ConfigError(f"a bar for {name}, and nothing to measure it with", f"give {needed}, or leave it out")
 
 
 def _states(captions: str, fid_weights: str, fid_statistics: str, clip: str) -> dict[str, str]:

@@ -30,6 +30,7 @@ def run(*, model: Manifest, evaluation: Manifest, training: Manifest, name: str,
             "atelier.recipe": model.metadata.get("recipe", ""),
             "atelier.profile": model.metadata.get("profile", ""),
             "atelier.evaluation": evaluation.digest,
+            "atelier.bars": json.dumps(verdict.get("bars", {})),
             "atelier.training": training.digest,
             **{f"atelier.start.{name}": value for name, value in training.metadata.get("start", {}).items()},
         }

@@ -10,8 +10,10 @@ from typing import Any
 from PIL import Image
 
 from atelier.errors import AtelierError, DataError
+from atelier.evaluation import bars
+from atelier.evaluation.control import CONTROLS
 from atelier.evaluation.figures import Picture, Series, open_image
-from atelier.evaluation.report import Lineage, Pair, Report, page
+from atelier.evaluation.report import GATES, Lineage, Pair, Report, page
 from atelier.steps.artifact import Artifact
 from atelier.steps.canvases import canvases, word
 from atelier.steps.runtime import StepContext, run_step
@@ -82,13 +84,14 @@ def gather(manifests: dict[str, Manifest], folders: dict[str, InputFolder], titl
     entries = _json(folders["samples"].fetch("samples.json"))
     entries = entries["samples"] if isinstance(entries, dict) else entries
     training, lineage = manifests["training"], _lineage(manifests)
+    control = CONTROLS[manifests["samples"].metadata.get("control", "grounding")]
     logged = _lines(folders["training"], "metrics.jsonl")
     losses = sorted({key for line in logged for key in line if key == "loss" or key.startswith("loss")})
     return Report(
         title=title,
         subtitle=_subtitle(manifests, logged),
         metrics={name: float(value) for name, value in judged["metrics"].items() if isinstance(value, int | float)},
-        bars={name: _bar(value) for name, value in judged.get("bars", {}).items()},
+        bars=bars.read(judged.get("bars", {})),
         passed=bool(judged.get("passed")),
         notes=[
             *(f"{name}: not measured, {why}" for name, why in judged.get("skipped", {}).items()),
@@ -99,11 +102,12 @@ def gather(manifests: dict[str, Manifest], folders: dict[str, InputFolder], titl
             for entry, verdict in zip(entries[:PAIRS], [*judged.get("per_sample", []), *([{}] * PAIRS)], strict=False)
         ],
         pairs_total=len(entries),
+        control=control,
         previews=list(_previews(folders["training"])),
         start=_start(folders["training"]),
         loss=[_series(key, logged) for key in losses],
         gauges=_gauges(_lines(folders["training"], "gauges.jsonl")),
-        validation=_validation(_lines(folders["training"], "validation.jsonl")),
+        validation=_validation(_lines(folders["training"], "validation.jsonl"), control.without),
         speed=[_series("samples_per_s", logged)],
         canvases=canvases(folders["raw"], CANVASES, manifests["shards"]),
         data_facts=_data_facts(manifests["shards"]),
@@ -127,14 +131,10 @@ def _subtitle(manifests: dict[str, Manifest], logged: list[dict[str, Any]]) -> s
     counts = manifests["training"].metadata.get("parameters") or {}
     if {"trainable", "frozen"} <= counts.keys():
         parts.append(
-            f"{counts['trainable'] / 1e6:.2f} M trained parameters on {counts['frozen'] / 1e6:.2f} M frozen ones"
+            f"{counts['trainable'] / 1e6:.2f} M trained parameters"
+            + (f" on {counts['frozen'] / 1e6:.2f} M frozen ones" if round(counts["frozen"] / 1e6, 2) else "")
         )
     return " · ".join(parts)
-
-
-def _bar(value: Any) -> float:
-    """A bar is a number, or an object with ``min``."""
-    return float(value["min"] if isinstance(value, dict) else value)
 
 
 def _pair(folder: InputFolder, entry: dict[str, Any], verdict: dict[str, Any]) -> Pair:
@@ -189,20 +189,20 @@ def _gauges(logged: list[dict[str, Any]]) -> dict[str, list[Series]]:
     for key in keys:
         block, dot, kind = key.rpartition(".")
         line = _series(key, logged)
-        charts.setdefault(f"gates, {kind}" if dot else "gauges", []).append(
+        charts.setdefault(f"{GATES}, {kind}" if dot else "gauges", []).append(
             Series(_short(block or key), line.x, line.y)
         )
     return charts
 
 
-def _validation(logged: list[dict[str, Any]]) -> dict[str, list[Series]]:
+def _validation(logged: list[dict[str, Any]], without: str) -> dict[str, list[Series]]:
     """A chart for each metric, its ungrounded control as the second line."""
     charts: dict[str, list[Series]] = {}
     for key in sorted({key for line in logged for key in line if key != "step"}):
         name = key.removesuffix("_ungrounded")
         line = _series(key, logged)
         charts.setdefault(f"{name}, while training", []).append(
-            Series("grounded" if key == name else "without grounding", line.x, line.y)
+            Series("grounded" if key == name else without, line.x, line.y)
         )
     return charts
 

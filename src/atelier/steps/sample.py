@@ -110,4 +110,5 @@ def _produce(
     ]
     (ctx.out.path / "samples.json").write_text(json.dumps(entries, indent=1))
     ctx.track.log_image(contact_sheet(ctx.out.path, entries[:24]), "held_out_layouts", 0)
-    return "samples", {"layouts": len(layouts), "steps": steps, "guidance": guidance, "seed": seed}
+    made = {"layouts": len(layouts), "steps": steps, "guidance": guidance, "seed": seed}
+    return "samples", made | {"control": recipe.control}

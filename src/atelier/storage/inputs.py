@@ -2,11 +2,15 @@
 
 import fnmatch
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from atelier.errors import DataError
 from atelier.progress import Progress
+from atelier.storage import remote_file
 from atelier.storage import uri as uris
 from atelier.storage.atomic import os_errors, storage_error
 from atelier.storage.cache import cached_path, default_cache
@@ -64,6 +68,27 @@ class InputFolder:
         if path.is_file() and path.stat().st_size == entry.bytes:
             return path
         return download(uris.join(self.manifest.uri, entry.path), path, entry.sha256, progress=progress)
+
+    @contextmanager
+    def look_into(self, name: str) -> Iterator[IO[bytes]]:
+        """A file object at the beginning of one file, for whoever needs only that: of a remote file that is not cached
+        no more is transferred than is read, nothing is kept, and no digest is compared.
+
+        Raises:
+            As ``fetch``; reading it, StorageError and ServiceError.
+        """
+        entry = self.manifest.file(name)
+        if self._local is None:
+            path = cached_path(self._cache, entry)
+            if not (path.is_file() and path.stat().st_size == entry.bytes):
+                with remote_file.opened(uris.join(self.manifest.uri, entry.path)) as stream:
+                    yield stream
+                return
+        path = self._fetch(entry, progress=False)
+        with os_errors(path):
+            file = path.open("rb")
+        with file:
+            yield file
 
     def forget(self, name: str) -> None:
         """Deletes the cached copy of a remote file that is no longer needed; local folders are left alone."""

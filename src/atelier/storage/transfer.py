@@ -185,16 +185,16 @@ def _fetch_into(url: str, view: memoryview) -> None:
                 version = stream.version
                 if stream.total not in (None, len(view)):
                     raise _other_size(url, stream.total or 0, len(view))
-                while start < len(view) and (count := _read_into(stream, view[start : start + _INTO], url)):
+                while start < len(view) and (count := read_into(stream, view[start : start + _INTO], url)):
                     start += count
             if start == len(view):
                 return
-            raise _ended_early(url, start, len(view))
+            raise ended_early(url, start, len(view))
         except ServiceError:
             failures = 1 if start > began else failures + 1
             if failures >= ATTEMPTS:
                 raise
-            _pause(failures)
+            pause(failures)
 
 
 def open_stream(url: str, start: int) -> Stream:
@@ -237,20 +237,22 @@ def _fetch(url: str, part: Path, progress: bool | Callable[[int], None]) -> str:
                             progress(len(chunk))
                     file.truncate()
                 if stream.total is not None and start != stream.total:
-                    raise _ended_early(url, start, stream.total)
+                    raise ended_early(url, start, stream.total)
                 return stream.sha256
         except ServiceError:
             failures = 1 if start > began else failures + 1
             if failures >= ATTEMPTS:
                 raise
-            _pause(failures)
+            pause(failures)
 
 
-def _pause(failures: int) -> None:
+def pause(failures: int) -> None:
+    """Before the next attempt, the longer the more of them failed in a row."""
     time.sleep(min(0.2 * 2**failures, 10.0))
 
 
-def _ended_early(url: str, found: int, size: int) -> ServiceError:
+def ended_early(url: str, found: int, size: int) -> ServiceError:
+    """Of a transfer that ended although bytes are left."""
     return ServiceError(
         f"{url}: the transfer ended after {found:,} of {size:,} bytes", "run again; it goes on where it stopped"
     )
@@ -267,7 +269,9 @@ def _read(stream: Stream, url: str) -> bytes:
         return stream.read(CHUNK)
 
 
-def _read_into(stream: Stream, view: memoryview, url: str) -> int:
+def read_into(stream: Stream, view: memoryview, url: str) -> int:
+    """Fills the beginning of ``view`` and returns how many bytes came, 0 at the end; a lost connection is a
+    ``ServiceError``."""
     with _connection(url):
         return stream.read_into(view)
 

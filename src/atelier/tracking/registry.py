@@ -24,7 +24,8 @@ from atelier.tracking.service import client, shown, tracking_uri
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 _HISTORY = "atelier.promotion."
-_EVALUATION = "atelier.evaluation"
+_OF_EVALUATION = ("atelier.evaluation", "atelier.bars")
+"""Tags that change with a version's evaluation."""
 _ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 _RESERVED = re.compile(r"latest|v\d+")
 
@@ -69,7 +70,8 @@ def register(
 ) -> Registered:
     """Registers a model that lies in the artifact store; the same content a second time is found, not added.
 
-    A later evaluation of known content is noted with its version: what it measured, whether it passed, and its digest.
+    A later evaluation of known content is noted with its version: what it measured, whether it passed which bars, and
+    its digest.
     Figures that it did not measure stay, since they are of the same weights.
 
     It becomes ``challenger``; the first version that passed its evaluation becomes ``champion`` too. Later champions
@@ -101,7 +103,7 @@ def register(
         connected = client(uri)
         _ensure_model(connected, name)
         judged = {
-            **{key: str(value) for key, value in tags.items() if key == _EVALUATION},
+            **{key: str(value) for key, value in tags.items() if key in _OF_EVALUATION},
             "atelier.passed": str(passed).lower(),
             **{f"metric.{key}": f"{value:.6g}" for key, value in finite.items()},
         }

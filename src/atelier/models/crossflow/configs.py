@@ -14,6 +14,8 @@ class CrossFlowConfig:
         text: arguments of the text encoder, but for the latent's shape.
         latent_shape: [C, H, W].
         tower: arguments of the contrastive loss's image tower; None: a model without one.
+        language_model: whose states it was trained on, ``clip`` or ``t5``; "" where nobody said. The width does not
+            tell: T5-base is as wide as CLIP ViT-L/14.
     """
 
     backbone: Literal["dit", "dimr"]
@@ -21,6 +23,7 @@ class CrossFlowConfig:
     text: dict[str, Any]
     latent_shape: tuple[int, int, int]
     tower: dict[str, Any] | None = field(default_factory=dict)
+    language_model: Literal["clip", "t5", ""] = ""
 
 
 def _transformer(dim: int, blocks: int, ratio: int) -> dict[str, Any]:
@@ -62,15 +65,22 @@ _DIMR_DEMO = {
     "loss_coeffs": [1 / 4, 1 / 2, 1],
 }
 _DIT_H_2 = {"latent_size": 64, "hidden_size": 1280, "depth": 36, "num_heads": 20, "patch_size": 2}
-_CLIP, _T5 = {"width": 768}, {"width": 4096}
+_WIDTHS = {"clip": 768, "t5": 4096}
 _256, _512 = (4, 32, 32), (4, 64, 64)
 
+
+def _released(
+    backbone: Literal["dit", "dimr"], flow: dict[str, Any], kind: Literal["clip", "t5"], latent: tuple[int, int, int]
+) -> CrossFlowConfig:
+    return CrossFlowConfig(backbone, flow, {"width": _WIDTHS[kind]}, latent, language_model=kind)
+
+
 RELEASED = {
-    "256px_clip_dimr": CrossFlowConfig("dimr", _DIMR_256, _CLIP, _256),
-    "256px_t5_dimr": CrossFlowConfig("dimr", _DIMR_256, _T5, _256),
-    "512px_clip_dimr": CrossFlowConfig("dimr", _DIMR_512, _CLIP, _512),
-    "512px_t5_dimr": CrossFlowConfig("dimr", _DIMR_512, _T5, _512),
-    "512px_t5_dit": CrossFlowConfig("dit", _DIT_H_2, _T5, _512),
-    "training_demo": CrossFlowConfig("dimr", _DIMR_DEMO, _CLIP, _512),
+    "256px_clip_dimr": _released("dimr", _DIMR_256, "clip", _256),
+    "256px_t5_dimr": _released("dimr", _DIMR_256, "t5", _256),
+    "512px_clip_dimr": _released("dimr", _DIMR_512, "clip", _512),
+    "512px_t5_dimr": _released("dimr", _DIMR_512, "t5", _512),
+    "512px_t5_dit": _released("dit", _DIT_H_2, "t5", _512),
+    "training_demo": _released("dimr", _DIMR_DEMO, "clip", _512),
 }
 """The five released models, and the small one of upstream's training tutorial."""
