@@ -78,13 +78,13 @@ def test_run_of_a_killed_process_is_ended_by_its_successor(store: str) -> None:
     code = (
         "import os; from atelier.tracking.runs import child_run\n"
         "with child_run('train', tags={'atelier.key': 'k'}) as run:\n"
-        "    print(run.run_id(), flush=True); os.kill(os.getpid(), 9)"
+        "    print(run.run_id(120), flush=True); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     killed = done.stdout.strip()
     assert client(store).get_run(killed).info.status == "RUNNING"
     with child_run("train", tags={"atelier.key": "k"}) as run:
-        assert run.run_id() != killed
+        assert run.run_id(120) != killed
     assert client(store).get_run(killed).info.status == "KILLED"
 
 
