@@ -224,3 +224,22 @@ def test_bad_samples_are_counted_once_whatever_was_resumed(
     one_rank(tmp_path / "cut", dataset=Flawed(), **settings | {"steps": 22})
     assert read_summary(tmp_path / "cut")["quarantined"] == {"checksum": 2}
     assert capsys.readouterr().err.count("quarantined: a.tar: sample k3 ") <= 2
+
+
+def test_killed_when_only_tidying_up_was_left(one_rank: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end state is there: then the summary is there too, and the next try tidies up."""
+    settings = EVERY | {"steps": 6, "checkpoint_every_steps": 2}
+    with monkeypatch.context() as patch:
+        save = engines.Saver.save_now
+
+        def killed(*arguments: Any) -> None:
+            save(*arguments)
+            raise KeyboardInterrupt
+
+        patch.setattr(engines.Saver, "save_now", killed)
+        with pytest.raises(KeyboardInterrupt):
+            one_rank(tmp_path, **settings)
+    assert LocalSeries(tmp_path / engines.SCRATCH).steps()
+    assert one_rank(tmp_path, **settings).outcome == "complete"
+    assert read_summary(tmp_path)["steps"] == 6
+    assert not (tmp_path / engines.SCRATCH).exists()

@@ -164,6 +164,8 @@ class _Trainer:
         config, ranks = self.config, self.ranks
         final = agreed(checkpoints.verified(self.folder / FINAL) if ranks.first else None, ranks)
         if final is not None and final.step == config.steps:
+            if ranks.first:
+                self.saver.series.clear()  # killed before it came to that
             return TrainResult("complete", final.step)
 
         # The end of a shorter training, unless this one has been further already.
@@ -417,8 +419,6 @@ class _Trainer:
             callback.on_save(self.state)
         held, state = fragments(self.engine), self._state_to_save()
         quarantined = Counter(state["unusable"].values())
-        place = join(self.outputs_at, FINAL) if self.outputs_at else str(self.folder / FINAL)
-        self.saver.save_now(open_single(place, self.folder / SCRATCH / FINAL), held, self.state.step, state)
         if self.ranks.first:
             config, model = self.config, self.state.model
             write_json(
@@ -438,6 +438,10 @@ class _Trainer:
                     "config": config.model_dump(mode="json"),
                 },
             )
+        # After the summary: where this is found the training is complete, and nobody writes one any more.
+        place = join(self.outputs_at, FINAL) if self.outputs_at else str(self.folder / FINAL)
+        self.saver.save_now(open_single(place, self.folder / SCRATCH / FINAL), held, self.state.step, state)
+        if self.ranks.first:
             if self.outputs_at is not None:
                 deliver(self.folder, self.outputs_at, [FINAL])
             self.saver.series.clear()
