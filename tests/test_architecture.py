@@ -1,7 +1,9 @@
 """The house's rules: imports run down, light steps need no torch, the command line starts at once."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,29 @@ def test_light_modules_import_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_report_looks_at_raw_data_of_every_form_with_the_light_set_alone() -> None:
+    """The step ``report`` runs in the image ``ops`` and shows pictures of COCO, JourneyDB, LAION and SA-1B."""
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    extras = {name for each in project["optional-dependencies"].values() for name in map(_package, each)}
+    absent = sorted(extras - set(map(_package, project["dependencies"])) - {"atelier"})
+    assert {"torch", "sklearn"} <= set(absent)
+    sources = ("coco_source", "captioned_source", "captioned_parts", "img2dataset_source", "sa1b_source", "filters")
+    code = (
+        "import sys, importlib\n"
+        f"sys.modules |= dict.fromkeys({absent!r})\n"
+        "import atelier.steps.canvases\n"
+        f"for name in {sources!r}: importlib.import_module('atelier.data.' + name)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def _package(requirement: str) -> str:
+    """``"scikit-learn>=1.9"`` as it is imported."""
+    name = re.split(r"[\[=<>~! ]", requirement, maxsplit=1)[0]
+    return {"scikit-learn": "sklearn"}.get(name, name.replace("-", "_"))
 
 
 def test_help_imports_no_library() -> None:

@@ -62,3 +62,4 @@ def test_the_page_says_in_which_direction() -> None:
     assert '<span class="verdict bad">&gt; 12</span>' in text
     assert '<span class="verdict good">≥ 80.0 %</span>' in text
     assert '<td class="number">≤ 12</td>' in text
+    assert "misses its bars" in text

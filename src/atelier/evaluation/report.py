@@ -120,7 +120,7 @@ def _text(value: object) -> str:
 def _header(report: Report) -> str:
     verdict = ""
     if report.bars:
-        kind, words = ("good", "passed its bars") if report.passed else ("bad", "below its bars")
+        kind, words = ("good", "passed its bars") if report.passed else ("bad", "misses its bars")
         verdict = f'<span class="pill {kind}">{words}</span>'
     registration = ""
     if report.registration.get("version"):

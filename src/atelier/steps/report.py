@@ -189,9 +189,7 @@ def _gauges(logged: list[dict[str, Any]]) -> dict[str, list[Series]]:
     for key in keys:
         block, dot, kind = key.rpartition(".")
         line = _series(key, logged)
-        charts.setdefault(f"{GATES}, {kind}" if dot else "gauges", []).append(
-            Series(_short(block or key), line.x, line.y)
-        )
+        charts.setdefault(f"{GATES}, {kind}" if dot else key, []).append(Series(_short(block or key), line.x, line.y))
     return charts
 
 
