@@ -11,10 +11,11 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from atelier.models.grounded_unet import attach
+from atelier.models.overlay import overlaid
 from atelier.recipes.twins import sdxl
 from atelier.sampling.remembered import Remembered
 from atelier.sampling.run_block import RunBlock
-from atelier.sampling.sharing import for_a_run, overlaid
+from atelier.sampling.sharing import for_a_run
 from tests.sampling.tiny_sd import make_unet
 
 
@@ -30,7 +31,7 @@ def multiplications(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     plain = nn.functional.linear
 
     def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        seen[weight.data_ptr()] += x.shape[0]
+        seen[weight.data_ptr()] += x.numel() // x.shape[-1]
         return plain(x, weight, bias)
 
     monkeypatch.setattr(nn.functional, "linear", linear)

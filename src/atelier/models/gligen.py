@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from atelier.models.attention import attend
 from atelier.models.fourier import fourier_embedding
 
 
@@ -66,16 +67,14 @@ class TokenAttention(nn.Module):
         self.to_v = nn.Linear(dim, inner, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(inner, dim)])
 
-    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        """queries [B, Q, dim], tokens [B, T, dim] → [B, Q, dim]."""
+    def forward(self, queries: Tensor, tokens: Tensor, rows: int) -> Tensor:
+        """queries [B * Q, dim], tokens [B * T, dim] of B ``rows`` → [B * Q, dim]."""
 
         def split(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            return x.view(rows, -1, self.heads, x.shape[-1] // self.heads).transpose(1, 2)
 
-        y = F.scaled_dot_product_attention(
-            split(self.to_q(queries)), split(self.to_k(tokens)), split(self.to_v(tokens))
-        )
-        return self.to_out[0](y.transpose(1, 2).flatten(2))
+        y = attend(split(self.to_q(queries)), split(self.to_k(tokens)), split(self.to_v(tokens)))
+        return self.to_out[0](y.transpose(1, 2).reshape(len(queries), -1))
 
 
 class GatedSelfAttention(nn.Module):
@@ -105,8 +104,16 @@ class GatedSelfAttention(nn.Module):
 
     def attend(self, x: Tensor, objs: Tensor, scale: float | Tensor = 1.0) -> Tensor:
         """The first gated residual: x [B, V, query_dim] attends to itself and objs [B, N, context_dim]."""
-        tokens = self.norm1(torch.cat((x, self.linear(objs)), dim=1))
-        return x + scale * self.alpha_attn.tanh() * self.attn(tokens[:, : x.shape[1]], tokens)
+        rows = x.shape[0]
+        # Rows and tokens in one axis: else torch lays every matrix product out anew, there and back.
+        visual, grounding = self.norm1(x.flatten(0, 1)), self.norm1(self.linear(objs))
+        tokens = torch.cat((visual.unflatten(0, (rows, -1)), grounding), dim=1).flatten(0, 1)
+        attended = self.attn(visual, tokens, rows).unflatten(0, (rows, -1))
+        return x + self._gate(self.alpha_attn, scale) * attended
+
+    @staticmethod
+    def _gate(alpha: Tensor, scale: float | Tensor) -> Tensor:
+        return alpha.tanh() if isinstance(scale, float) and scale == 1 else scale * alpha.tanh()
 
     def forward(self, x: Tensor, objs: Tensor | ScaledTokens) -> Tensor:
         """x [B, V, query_dim], objs [B, N, context_dim] → [B, V, query_dim]."""
@@ -114,7 +121,7 @@ class GatedSelfAttention(nn.Module):
             return x
         tokens, scale = objs if isinstance(objs, ScaledTokens) else (objs, 1.0)
         x = self.attend(x, tokens, scale)
-        return x + scale * self.alpha_dense.tanh() * self.ff(self.norm2(x))
+        return x + self._gate(self.alpha_dense, scale) * self.ff(self.norm2(x))
 
 
 class PositionNet(nn.Module):

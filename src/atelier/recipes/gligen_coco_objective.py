@@ -133,7 +133,7 @@ class Objective(GroundedObjective):
         prompt = batch["prompts"][torch.arange(len(x), device=x.device), chosen].to(dtype)
         # A dropped caption is the encoded "", as SD samples without a prompt.
         prompt = torch.where(no_caption[:, None, None], self._empty.to(prompt.device, dtype), prompt)
-        prediction = model(
+        prediction = self.view.of(model)(
             noised.to(dtype),
             timesteps,
             prompt,

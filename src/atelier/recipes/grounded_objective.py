@@ -7,6 +7,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from atelier.models.grounded_unet import adapter_parameters, gates
+from atelier.models.training_view import TrainingView
 from atelier.recipes.denoising import NoiseSchedule, box_weights, load_scheduler, weighted_mse
 from atelier.recipes.grounding import adapter_groups, training_flops
 from atelier.recipes.previews import LayoutPreviews
@@ -24,6 +25,7 @@ class GroundedObjective:
         self.recipe, self.config, self.base = recipe, recipe.config, base
         self.schedule = NoiseSchedule.of(load_scheduler(base))
         self._previews = LayoutPreviews(recipe, base)
+        self.view = TrainingView()
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """The gates in a group of their own: they may have another learning rate."""

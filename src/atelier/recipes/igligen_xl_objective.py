@@ -124,7 +124,7 @@ class Objective(GroundedObjective):
         prompt, pooled = self._captions(batch["prompt"], batch["pooled"], no_caption)
         masks = batch["masks"] * (~no_boxes)[:, None]
         dtype = compute_dtype(model)
-        prediction = model(
+        prediction = self.view.of(model)(
             noised.to(dtype),
             timesteps,
             prompt.to(dtype),

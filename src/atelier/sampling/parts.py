@@ -12,8 +12,8 @@ from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 
 from atelier.models.gligen import ScaledTokens
+from atelier.models.view import View
 from atelier.sampling.schedule import grounding_scales
-from atelier.sampling.view import View
 
 
 class RunUNet(View):

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from atelier.sampling.view import View
+from atelier.models.view import View
 
 
 class Remembered(View):

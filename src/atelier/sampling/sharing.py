@@ -4,13 +4,11 @@ A run's UNet is a shallow copy along the paths to a few of its parts, in whose p
 every other part, is the original's.
 """
 
-import copy
-from collections.abc import Mapping
-
 from diffusers import UNet2DConditionModel
 from torch import nn
 
 from atelier.models.grounded_unet import blocks
+from atelier.models.overlay import is_watched, overlaid
 from atelier.sampling.remembered import Remembered
 from atelier.sampling.run_block import RunBlock, fits
 
@@ -24,7 +22,7 @@ def for_a_run(unet: nn.Module) -> nn.Module:
     Args:
         unet: left as it is. One that is compiled, hooked (DeepSpeed, offloading) or of another class comes back itself.
     """
-    if type(unet) is not UNet2DConditionModel or unet._compiled_call_impl is not None or _is_watched(unet):
+    if type(unet) is not UNet2DConditionModel or unet._compiled_call_impl is not None or is_watched(unet):
         return unet
     parts: dict[str, nn.Module] = {}
     for name, block in blocks(unet):
@@ -40,24 +38,3 @@ def _remembering(module: nn.Module, *parts: str) -> nn.Module:
     """With ``Remembered`` in the place of those of its parts that are plain ``Linear``."""
     found = {name: getattr(module, name) for name in parts}
     return overlaid(module, {name: Remembered(part) for name, part in found.items() if type(part) is nn.Linear})
-
-
-def overlaid(module: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
-    """A shallow copy of a module with other parts at some of its paths."""
-    made = copy.copy(module)
-    children = dict(module._modules)
-    for child in {name.partition(".")[0] for name in parts}:
-        own = {rest: part for name, part in parts.items() for head, _, rest in [name.partition(".")] if head == child}
-        inner = children[child]
-        assert inner is not None
-        children[child] = own[""] if "" in own else overlaid(inner, own)
-    made._modules = children
-    return made
-
-
-def _is_watched(module: nn.Module) -> bool:
-    """Whether somebody hooks into a forward pass, who knows the parts as they are."""
-    return any(
-        part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)  # accelerate's
-        for part in module.modules()
-    )

@@ -220,6 +220,8 @@ class _Trainer:
                 optimizer=optimizer,
                 config=deepspeed_config(config, trainable, on_gpu),
             )
+        if config.zero_stage == 0 and self.ranks.world == 1:
+            engine.enable_backward_allreduce = False  # it would copy all gradients there and back, to nobody
         return engine, model
 
     def _loop(self) -> Literal["complete", "preempted"]:
