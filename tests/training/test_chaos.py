@@ -112,7 +112,7 @@ def shoot(pids: list[int], chance: random.Random, folder: Path, in_save: bool) -
     """Kills the ranks at a random moment; ``in_save`` waits for a save to begin first, a few after the start."""
     if in_save:
         step, began = reached(folder) + chance.randint(0, 2) * INTERVAL, time.time()
-        wait_until(lambda: begun(folder, began) > step or not all(map(alive, pids)), 120)
+        wait_until(lambda: begun(folder, began) > step or not all(map(alive, pids)), 600)  # busy cores
         time.sleep(chance.uniform(0, 0.03))
     else:
         time.sleep(chance.uniform(0.2, 4.0))
