@@ -59,3 +59,17 @@ def test_words() -> None:
         split("a='1")
     with pytest.raises(ConfigError, match="given twice"):
         parse(["a=1", "a=2"])
+
+
+def test_json_keeps_its_quotes() -> None:
+    """As docs/data_writing.md and docs/evaluation.md write it; what a person quoted for a shell stays that."""
+    found = parse(split("""a=1 filters={"min_side": 512, "nsfw": ["A b", "{"]} b='two words' bars={"fid":12}"""))
+    assert found == {
+        "a": "1",
+        "filters": '{"min_side": 512, "nsfw": ["A b", "{"]}',
+        "b": "two words",
+        "bars": '{"fid":12}',
+    }
+    assert split("""c='{"nodes": 2}' d=["x"]""") == ['c={"nodes": 2}', 'd=["x"]']
+    assert split("""t="say x={} now" u={000..199}.tgz v={a,b}""") == ["t=say x={} now", "u={000..199}.tgz", "v={a,b}"]
+    assert split("a={} b={}") == ["a={}", "b={}"]

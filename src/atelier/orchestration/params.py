@@ -5,6 +5,7 @@ Values reach no shell: they travel as environment variables to the command line 
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,21 +13,48 @@ from typing import Any
 from atelier.errors import ConfigError
 from atelier.orchestration.catalogue import Parameter, nearest
 
+_JSON_VALUE = re.compile(r"(?<!\S)(\w+=)(?=[{\[])")
+"""A word whose value begins as JSON's object or list does."""
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
 def split(text: str) -> list[str]:
-    """Splits ``'a=1 b="two words"'`` into words, quotes as in a shell, nothing expanded or executed.
+    """Splits ``'a=1 b="two words" c={"min": 2}'`` into words, quotes as in a shell, nothing expanded or executed.
+
+    A value that is JSON's object or list is taken as it stands, with its quotes.
 
     Raises:
         ConfigError: a quote is not closed.
     """
+    words, begin = list[str](), 0
     try:
-        return shlex.split(text)
+        for match in _JSON_VALUE.finditer(text):
+            end = _end_of_json(text, match.end()) if match.start() >= begin else 0
+            if end and (end == len(text) or text[end].isspace()) and _closed(text[begin : match.start()]):
+                words += [*shlex.split(text[begin : match.start()]), match[1] + text[match.end() : end]]
+                begin = end
+        return words + shlex.split(text[begin:])
     except ValueError as error:
         raise ConfigError(
             f"SET={text!r} cannot be read: {error}", "close every quote: SET='name=\"two words\"'"
         ) from error
+
+
+def _end_of_json(text: str, begin: int) -> int:
+    """Where the JSON value ends that begins there; 0: there is none."""
+    try:
+        return json.JSONDecoder().raw_decode(text, begin)[1]
+    except (ValueError, RecursionError):
+        return 0
+
+
+def _closed(text: str) -> bool:
+    """Whether every quote in it is closed, so that what follows is in none."""
+    try:
+        shlex.split(text)
+    except ValueError:
+        return False
+    return True
 
 
 def parse(words: Iterable[str]) -> dict[str, str]:
