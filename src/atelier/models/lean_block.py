@@ -22,7 +22,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class LeanBlock(View):
-    """Answers for a block of which ``fits`` is true.
+    """Answers for a block of which ``is_plain`` is true.
 
     Args:
         block: left as it is.
@@ -107,7 +107,7 @@ class _Attention:
         return self.linear("to_out", found.transpose(1, 2).reshape(len(x), -1))
 
 
-def fits(block: nn.Module) -> bool:
+def is_plain(block: nn.Module) -> bool:
     """Whether a block is what SD and SDXL have, with nothing put into it (LoRA, adapters) and nothing dropped out."""
     if type(block) is not BasicTransformerBlock:
         return False
@@ -116,7 +116,7 @@ def fits(block: nn.Module) -> bool:
     feed_forward: Any = block.ff
     net = feed_forward.net
     wide = len(net) == 3 and type(net[0]) is GEGLU and type(net[0].proj) is nn.Linear and type(net[2]) is nn.Linear
-    attentions = _is_plain(block.attn1) and _is_plain(block.attn2)
+    attentions = _is_plain_attention(block.attn1) and _is_plain_attention(block.attn2)
     return bool(
         plain
         and norms
@@ -132,7 +132,7 @@ def _norms(block: BasicTransformerBlock) -> tuple[Any, Any, Any]:
     return block.norm1, block.norm2, block.norm3
 
 
-def _is_plain(attention: Any) -> bool:
+def _is_plain_attention(attention: Any) -> bool:
     if type(attention) is not Attention or type(attention.processor) is not AttnProcessor2_0:
         return False
     parts = (attention.to_q, attention.to_k, attention.to_v, attention.to_out[0])

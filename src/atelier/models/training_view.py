@@ -9,7 +9,7 @@ from torch import nn
 
 from atelier.models.attention import attend
 from atelier.models.grounded_unet import blocks
-from atelier.models.lean_block import LeanBlock, fits
+from atelier.models.lean_block import LeanBlock, is_plain
 from atelier.models.overlay import is_watched, overlaid
 
 
@@ -32,6 +32,6 @@ class TrainingView:
         if type(unet) is not UNet2DConditionModel or unet._compiled_call_impl is not None or is_watched(unet):
             return unet
         if self._made is None or self._made[0] is not unet:
-            parts = {name: LeanBlock(block, block.fuser, attend) for name, block in blocks(unet) if fits(block)}
+            parts = {name: LeanBlock(block, block.fuser, attend) for name, block in blocks(unet) if is_plain(block)}
             self._made = (unet, overlaid(unet, parts))
         return self._made[1]

@@ -8,11 +8,11 @@ from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atelier.models import lean_block
+from atelier.models.lean_block import LeanBlock, is_plain
 from atelier.sampling.remembered import Remembered
 
 
-class RunBlock(lean_block.LeanBlock):
+class RunBlock(LeanBlock):
     """Answers for a block of which ``fits`` is true.
 
     Args:
@@ -31,4 +31,4 @@ class RunBlock(lean_block.LeanBlock):
 
 def fits(block: nn.Module) -> bool:
     """Whether a block is plain, and in evaluation."""
-    return not block.training and not torch.is_grad_enabled() and lean_block.fits(block)
+    return not block.training and not torch.is_grad_enabled() and is_plain(block)
