@@ -95,9 +95,10 @@ def test_several_processes_share_a_cache(s3_bucket: str, tmp_path: Path) -> None
 def test_a_fifth_of_the_requests_fail(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = write(s3_bucket, tmp_path)
     expected = epoch(ShardDataset(manifest, tmp_path / "plain"))
-    faults = ("error 500", "reset", "cut")
-    with FaultyProxy(os.environ["AWS_ENDPOINT_URL"], 0.2, seed=1, faults=faults) as proxy:
+    faults = ("error 500", "reset", "cut", "late")
+    with FaultyProxy(os.environ["AWS_ENDPOINT_URL"], 0.2, seed=1, late_s=2.0, faults=faults) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        monkeypatch.setenv("ATELIER_S3_TIMEOUT_S", "1")
         assert epoch(ShardDataset(manifest, tmp_path / "cache")) == expected
     assert set(proxy.done) >= set(faults), f"the network was too good: {proxy.done}"
 
