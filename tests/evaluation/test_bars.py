@@ -63,3 +63,6 @@ def test_the_page_says_in_which_direction() -> None:
     assert '<span class="verdict good">≥ 80.0 %</span>' in text
     assert '<td class="number">≤ 12</td>' in text
     assert "misses its bars" in text
+    assert '<span class="verdict bad">&gt; 1</span>' in page(
+        Report("t", "s", {"fid": 30.5}, bars.read({"fid": 1.0}), passed=False)
+    ), "a distance is no share"

@@ -5,7 +5,7 @@ their own size and scaled by the browser, boxes and curves are SVG; a laptop run
 """
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -143,29 +143,29 @@ def _metrics(report: Report) -> str:
             cards.append(f'<div class="metric"><span class="name">{_text(name)}</span><b class="bad">missing</b></div>')
             continue
         bar, control = report.bars.get(name), report.metrics.get(f"{name}_ungrounded")
-        verdict = ""
+        verdict, told = "", _plain if name in LOWER_IS_BETTER else _share
         if bar is not None:
-            verdict = f'<span class="verdict {"good" if bar.met(value) else "bad"}">{_verdict(bar, value)}</span>'
+            verdict = f'<span class="verdict {"good" if bar.met(value) else "bad"}">{_verdict(bar, value, told)}</span>'
         tick = None if bar is None else bar.min if bar.min is not None else bar.max
         track = meter(value, tick, control) if name not in LOWER_IS_BETTER and 0 <= value <= 1 else ""
         notes = [MEANINGS.get(name, "")]
         if control is not None:
-            notes.append(f"{report.control.without} {_share(control)}")
+            notes.append(f"{report.control.without} {told(control)}")
         cards.append(
-            f'<div class="metric">{verdict}<span class="name">{_text(name)}</span><b>{_share(value)}</b>{track}'
+            f'<div class="metric">{verdict}<span class="name">{_text(name)}</span><b>{told(value)}</b>{track}'
             f'<span class="note">{_text(" · ".join(note for note in notes if note))}</span></div>'
         )
     below = "".join(f"<p>{_text(note)}</p>" for note in report.notes)
     return (f'<div class="metrics">{"".join(cards)}</div>' if cards else "") + below
 
 
-def _verdict(bar: Bar, value: float) -> str:
-    """How a value stands to the bound that it breaks, or to all of them."""
+def _verdict(bar: Bar, value: float, told: Callable[[float], str]) -> str:
+    """How a value stands to the bound that it breaks, or to all of them; ``told`` writes a number."""
     bounds = []
     if bar.min is not None:
-        bounds.append((value >= bar.min, f"{'≥' if value >= bar.min else '&lt;'} {_share(bar.min)}"))
+        bounds.append((value >= bar.min, f"{'≥' if value >= bar.min else '&lt;'} {told(bar.min)}"))
     if bar.max is not None:
-        bounds.append((value <= bar.max, f"{'≤' if value <= bar.max else '&gt;'} {_share(bar.max)}"))
+        bounds.append((value <= bar.max, f"{'≤' if value <= bar.max else '&gt;'} {told(bar.max)}"))
     return ", ".join(text for _, text in [bound for bound in bounds if not bound[0]] or bounds)
 
 
