@@ -1,18 +1,20 @@
 """Every parameter accounted for: what is missing, unknown or of another shape is listed."""
 
+import re
 from collections.abc import Iterable, Mapping
 
 from atelier.errors import ConfigError
 
 Shape = tuple[int, ...]
-LISTED = 10
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
 def require_same_keys(found: Mapping[str, Shape], expected: Mapping[str, Shape], what: str, fix: str) -> None:
     """Compares names and shapes.
 
     Raises:
-        ConfigError: they differ; the count and the first ten of each kind of difference.
+        ConfigError: they differ; lists every difference, see ``listed``.
     """
     kinds = {
         "missing": sorted(expected.keys() - found.keys()),
@@ -29,7 +31,10 @@ def require_same_keys(found: Mapping[str, Shape], expected: Mapping[str, Shape],
 
 
 def listed(kind: str, names: Iterable[str]) -> str:
-    """``2 missing keys: a, b``; of more than ten the first ten."""
+    """``14 missing keys: a, blocks.*.b (12), c``: all of them, those that differ in their numbers alone as one."""
     every = list(names)
-    more = f" and {len(every) - LISTED} more" if len(every) > LISTED else ""
-    return f"{len(every)} {kind} key{'s' if len(every) != 1 else ''}: {', '.join(every[:LISTED])}{more}"
+    alike: dict[str, list[str]] = {}
+    for name in every:
+        alike.setdefault(_NUMBER.sub("*", name), []).append(name)
+    shown = [f"{pattern} ({len(found)})" if len(found) > 1 else found[0] for pattern, found in alike.items()]
+    return f"{len(every)} {kind} key{'s' if len(every) != 1 else ''}: {', '.join(shown)}"
