@@ -38,8 +38,8 @@ def test_without_boxes_it_is_its_parent(exported: Path, pipeline: StableDiffusio
     stock = DiffusionPipeline.from_pretrained(exported)
     stock.set_progress_bar_config(disable=True)
     assert type(stock) is StableDiffusionXLPipeline
-    # Equal bits are the UNet's test (test_sharing.py). Here, once, in a busy process, the last bits of the two pipelines
-    # differed; nobody found out why.
+    # Equal bits are the UNet's test (test_sharing.py). Here, once, in a busy process, the last bits of the two
+    # pipelines differed; nobody found out why.
     expected = latents(stock)
     torch.testing.assert_close(latents(pipeline), expected, rtol=0, atol=1e-4)
     unbound = latents(pipeline, gligen_boxes=[BOX], gligen_phrases=["a seven"], gligen_scheduled_sampling_beta=0.0)
