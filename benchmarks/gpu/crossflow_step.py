@@ -5,7 +5,7 @@ The first rungs are how the published code trains: language model and autoencode
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from atelier.models.crossflow.text_encoder import EncoderLayer
 from atelier.recipes.registry import get
 from atelier.recipes.twins.assets import shipped
 from atelier.training.protocol import Draws
-from benchmarks.gpu.train_step import Optimizer, Rung, set_attention
+from benchmarks.gpu.train_step import Optimizer, Rung, climb, set_attention
 
 _CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 _T5_XXL = {
@@ -63,20 +63,17 @@ class CrossFlowRung(Rung):
 
 
 def ladder(batches: tuple[int, ...]) -> Iterator[CrossFlowRung]:
-    """Each rung is the one before with one thing more."""
-    rung = CrossFlowRung("fp32, math attention, encoders in the loop, blocks recomputed", batches[0])
-    yield rung
-    for name, change in (
+    """The rungs of a CrossFlow."""
+    changes = (
         ("precomputed features", {"encoders": False}),
         ("bf16 weights, fp32 masters", {"bf16": True}),
         ("flash attention", {"flash": True}),
         ("fused optimizer", {"fused": True}),
         ("regional compile", {"compiled": True}),
         ("blocks kept", {"recompute": False}),
-        *((f"batch {batch}", {"batch": batch}) for batch in batches[1:]),
-    ):
-        rung = replace(rung, name=name, **change)  # type: ignore[arg-type]
-        yield rung
+    )
+    first = CrossFlowRung("fp32, math attention, encoders in the loop, blocks recomputed", batches[0])
+    return climb(first, changes, batches[1:])
 
 
 def recipe_of(size: Size, tiny: bool) -> Any:

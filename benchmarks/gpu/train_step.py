@@ -25,7 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from diffusers.models.resnet import ResnetBlock2D
@@ -55,20 +55,27 @@ class Rung:
     compiled: bool = False
 
 
+AnyRung = TypeVar("AnyRung", bound=Rung)
+
+
 def ladder(batches: Sequence[int]) -> Iterator[Rung]:
-    """Each rung is the one before with one thing more."""
-    rung = Rung("fp32, math attention, encoders in the loop", batches[0])
-    yield rung
-    for name, change in (
+    """The rungs of a GLIGEN."""
+    changes = (
         ("precomputed embeddings", {"encoders": False}),
         ("bf16 weights, fp32 masters", {"bf16": True}),
         ("channels_last", {"channels_last": True}),
         ("flash attention", {"flash": True}),
         ("fused optimizer", {"fused": True}),
         ("regional compile", {"compiled": True}),
-        *((f"batch {batch}", {"batch": batch}) for batch in batches[1:]),
-    ):
-        rung = replace(rung, name=name, **change)  # type: ignore[arg-type]
+    )
+    return climb(Rung("fp32, math attention, encoders in the loop", batches[0]), changes, batches[1:])
+
+
+def climb(rung: AnyRung, changes: Iterable[tuple[str, dict[str, Any]]], batches: Iterable[int]) -> Iterator[AnyRung]:
+    """Each rung is the one before with one thing more, and at last with larger batches."""
+    yield rung
+    for name, change in (*changes, *((f"batch {batch}", {"batch": batch}) for batch in batches)):
+        rung = replace(rung, name=name, **change)
         yield rung
 
 
