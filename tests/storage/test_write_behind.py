@@ -8,6 +8,7 @@ import pytest
 
 from atelier.errors import StorageError
 from atelier.storage import direct, transfer
+from atelier.storage.atomic import NotFound, os_errors
 from atelier.storage.cache import cached_path
 from atelier.storage.digest import sha256_file
 from atelier.storage.manifest import FileEntry
@@ -88,3 +89,18 @@ def test_a_full_disk_is_told_with_the_next_one(web: Web, tmp_path: Path, monkeyp
     assert not cached_path(cache.folder, first).exists()
     monkeypatch.undo()
     assert cache.fetch_to_memory(f"{state.url}/y.bin", second) is not None, "told once"
+
+
+def test_a_cache_that_is_gone_is_not_the_next_file_that_is_gone(tmp_path: Path) -> None:
+    """A reader takes NotFound for a shard that is missing, and would quarantine the wrong one."""
+
+    def write() -> None:
+        with os_errors(tmp_path / "gone"):
+            (tmp_path / "gone" / "x").write_text("")
+
+    copies = WriteBehind()
+    copies.submit(tmp_path / "x", write)
+    copies.settle()
+    with pytest.raises(StorageError, match="a copy for the cache could not be written") as error:
+        copies.check()
+    assert not isinstance(error.value, NotFound)

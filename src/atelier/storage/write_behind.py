@@ -5,6 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from atelier.errors import AtelierError, StorageError
+
 _THREADS = 4
 
 
@@ -22,9 +24,15 @@ class WriteBehind:
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Raises the error of a write that failed since the last call."""
+        """Raises the error of a write that failed since the last call.
+
+        Raises:
+            StorageError: of no narrower kind: a cache that is gone (NotFound) is not the caller's file that is gone.
+        """
         with self._lock:
             failed, self._failed = self._failed, None
+        if isinstance(failed, AtelierError):
+            raise StorageError(f"a copy for the cache could not be written: {failed.what}", failed.fix) from failed
         if failed is not None:
             raise failed
 
