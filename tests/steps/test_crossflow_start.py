@@ -10,16 +10,24 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from atelier.convert.crossflow import TOWER, write_folder
+from atelier.convert.training_checkpoint import weights_of_parts
+from atelier.convert.weights import of_state
 from atelier.errors import ConfigError, DataError
+from atelier.models.crossflow.model import released_name
 from atelier.recipes.crossflow import Recipe
 from atelier.recipes.registry import get
 from atelier.steps import base as bases
 from atelier.steps import predecessor, preprocess, train
 from atelier.steps.start import starting_point
+from atelier.steps.start_weights import start_weights
 from atelier.storage import s3
-from atelier.storage.folder import OutputFolder
+from atelier.storage.folder import InputFolder, OutputFolder
 from atelier.storage.manifest import Manifest
 from atelier.tracking.registry import register
+from atelier.training import checkpoint as checkpoints
+from atelier.training.masters import Fragment
+from atelier.training.parts import part_name, write_part
 from tests.tracking.conftest import empty_store, store  # noqa: F401  fixtures
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -44,20 +52,53 @@ def frozen(recipe: str, artifacts: Path, **given: str) -> Manifest:
                      **{"uri": "", **given})  # fmt: skip
 
 
-def model(folder: Path, base: Manifest, recipe: str = FIRST, said: str = "") -> Manifest:
+def fresh_state(base: Manifest, recipe: str) -> dict[str, torch.Tensor]:
+    """What a training of a fresh twin would hold."""
+    chosen: Recipe = get(recipe, "laptop")
+    torch.manual_seed(1)
+    fresh = chosen.objective(Path(base.uri)).build()
+    return {name: value.detach() for name, value in fresh.named_parameters() if value.requires_grad}
+
+
+def model(
+    folder: Path, base: Manifest, recipe: str = FIRST, said: str = "", training: Manifest | None = None
+) -> Manifest:
     """A folder such as the step convert publishes, of a fresh twin.
 
     Args:
         said: the recipe in its metadata, if not the one that it is of.
+        training: what it says that it was made of.
     """
-    chosen: Recipe = get(recipe, "laptop")
-    torch.manual_seed(1)
-    fresh = chosen.objective(Path(base.uri)).build()
-    state = {name: value.detach() for name, value in fresh.named_parameters() if value.requires_grad}
     out = OutputFolder(str(folder), folder.with_name(folder.name + "-work"))
-    chosen.export(Path(base.uri), state, out.path)
-    made_by = {"inputs": {"base": {"uri": base.uri, "digest": base.digest}}}
-    return out.finish("model", {"recipe": said or recipe, "profile": "laptop"}, made_by)
+    get(recipe, "laptop").export(Path(base.uri), fresh_state(base, recipe), out.path)
+    made_of = {"base": base, **({"training": training} if training else {})}
+    inputs = {name: {"uri": found.uri, "digest": found.digest} for name, found in made_of.items()}
+    return out.finish("model", {"recipe": said or recipe, "profile": "laptop"}, {"inputs": inputs})
+
+
+def trained(place: str, work: Path, base: Manifest, recipe: str = FIRST, ema: bool = True) -> Manifest:
+    """An output such as the step train publishes, of a fresh twin, saved by three ranks: the image tower is on the last
+    two; its moving average is the weights' negative."""
+    state = fresh_state(base, recipe)
+    towers = sorted(name for name in state if name.startswith("open_clip"))
+    others = sorted(state.keys() - set(towers))
+    out = OutputFolder(place, work / "work", work / "cache")
+    (out.path / "checkpoint").mkdir()
+    largest = max(towers, key=lambda name: state[name].numel())
+    half = state[largest].numel() // 2
+    pieces = {0: [(name, 0, None) for name in others], 1: [(largest, 0, half)],
+              2: [(largest, half, None)] + [(name, 0, None) for name in towers if name != largest]}  # fmt: skip
+    files = []
+    for rank, held in pieces.items():
+        owned = []
+        for name, start, end in held:
+            flat = state[name].float().reshape(-1)[start:end].contiguous()
+            owned.append(Fragment(name, start, {"weight": flat, **({"ema": -flat} if ema else {})}))
+        files.append(write_part(out.path / "checkpoint" / part_name(rank), owned))
+    shapes = {name: list(value.shape) for name, value in state.items()}
+    record = checkpoints.manifest_of(3, files, {"parameters": shapes})
+    (out.path / "checkpoint" / "manifest.json").write_text(json.dumps(record))
+    return out.finish("training", {"config": {"ema_decay": 0.9 if ema else None}}, {})
 
 
 def run(tmp_path: Path, base: Manifest, place: str = "", recipe: str = LATER, name: str = NAME) -> Manifest:
@@ -160,16 +201,67 @@ def test_nothing_in_common_and_what_is_no_model_are_refused_before_any_data(tmp_
         run(tmp_path, base, bent.uri)
 
 
+def released(folder: Path, base: Manifest, recipe: str = LATER) -> Path:
+    """A folder such as ``convert-crossflow --keep-tower`` writes, of a fresh twin."""
+    state = {released_name(name): value for name, value in fresh_state(base, recipe).items()}
+    folder.mkdir()
+    write_folder(of_state(state), get(recipe, "laptop").config.model(), folder, Path(base.uri), keep_tower=True)
+    return folder
+
+
+def test_what_an_export_leaves_out_comes_from_the_training_that_made_it(
+    s3_bucket: str, tmp_path: Path, base: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = trained(f"{s3_bucket}/training", tmp_path / "t", base)
+    made = model(tmp_path / "model", base, training=training)
+    assert not (Path(made.uri) / TOWER).exists()
+    register(NAME, made.uri, None, {}, {}, passed=True)
+    found = run(tmp_path, base)
+    account = json.loads((Path(found.uri) / "start.json").read_text())
+    towers = {name for name in get(LATER, "laptop").starting.shapes() if name.startswith("open_clip")}
+    assert towers - set(account["taken"]) == {key.partition(" ")[0] for key in account["misshapen"]} & towers
+    assert {each: kept["digest"] for each, kept in found.made_by["inputs"].items()} == {
+        "start": made.digest, "start_training": training.digest, "base": base.digest,
+    }  # fmt: skip
+    chosen = get(LATER, "laptop")
+    start = starting_point(predecessor.address_of(found), base, chosen)
+    assert start.training is not None
+    cache = tmp_path / "other-machine"
+    read = start_weights(InputFolder(made, cache), InputFolder(start.training, cache), chosen.starting)
+    state = fresh_state(base, FIRST)
+    assert {name for name in read if name.startswith("open_clip")} == towers
+    assert all(torch.equal(read[name].tensor(), -state[name]) for name in towers), "averaged, as exports are"
+    fetched = {path.name for path in (cache / "folders").rglob("rank-*")}
+    assert fetched == {part_name(1), part_name(2)}, "the file that holds none of them stays where it is"
+
+    # Without an average the weights themselves; and a model whose training is gone, or was made anew, says so.
+    plain = trained(str(tmp_path / "plain"), tmp_path / "p", base, ema=False)
+    weights = weights_of_parts(InputFolder(plain), chosen.starting.training_only)
+    assert all(torch.equal(weights[name].tensor(), state[name]) for name in towers)
+    other = model(tmp_path / "other", base, training=plain)
+    with_it = run(tmp_path, base, other.uri)
+    remade = trained(str(tmp_path / "remade"), tmp_path / "r", base)
+    shutil.rmtree(plain.uri)
+    shutil.copytree(remade.uri, plain.uri)
+    for problem in ("is another one now", "is not there any more"):
+        capsys.readouterr()
+        alone = run(tmp_path, base, other.uri)
+        assert f"warning: the training that made {other.uri} {problem}" in capsys.readouterr().err
+        account = json.loads((Path(alone.uri) / "start.json").read_text())
+        assert towers <= set(account["fresh"])
+        assert alone.metadata["weights"] != with_it.metadata["weights"], "another start, and another key"
+        shutil.rmtree(plain.uri, ignore_errors=True)
+
+
 def test_a_checkpoint_and_a_folder_from_elsewhere(tmp_path: Path, base: Manifest) -> None:
     """A flat file of released names, tower and all, and a folder without a manifest."""
     from atelier.convert.crossflow import folder_weights
 
-    made = model(tmp_path / "model", base, "crossflow:512_clip_dimr")
-    weights = {name: weight.tensor() for name, weight in folder_weights(Path(made.uri)).items()}
+    folder = released(tmp_path / "folder", base)
+    weights = {name: weight.tensor() for name, weight in folder_weights(folder).items()}
     torch.save(weights, tmp_path / "released.pth")
-    shutil.copytree(made.uri, tmp_path / "folder", ignore=shutil.ignore_patterns("manifest.json"))
     chosen = get(LATER, "laptop")
-    for place in (tmp_path / "released.pth", tmp_path / "folder"):
+    for place in (tmp_path / "released.pth", folder):
         found = run(tmp_path, base, str(place))
         assert found.metadata["account"] == {
             "share": 1.0, "taken": len(weights), "fresh": 0, "misshapen": 0, "unused": 0,
@@ -185,19 +277,17 @@ def test_a_checkpoint_and_a_folder_from_elsewhere(tmp_path: Path, base: Manifest
 def test_a_folder_on_s3_brings_its_tower_and_is_read_anew_when_it_changed(
     s3_bucket: str, tmp_path: Path, base: Manifest
 ) -> None:
-    made = model(tmp_path / "model", base, "crossflow:512_clip_dimr")
-    files = [path for path in Path(made.uri).rglob("*") if path.is_file() and path.name != "manifest.json"]
-    for path in files:
-        s3.upload(path, f"{s3_bucket}/released/{path.relative_to(made.uri).as_posix()}")
+    folder = released(tmp_path / "folder", base)
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        s3.upload(path, f"{s3_bucket}/released/{path.relative_to(folder).as_posix()}")
     found = run(tmp_path, base, f"{s3_bucket}/released")
     assert found.metadata["account"]["share"] == 1.0, "the tower too"
     assert run(tmp_path, base, f"{s3_bucket}/released").digest == found.digest
-    tower = Path(made.uri) / "image_tower.safetensors"
-    zeros = {name: torch.zeros_like(tensor) for name, tensor in load_file(tower).items()}
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in load_file(folder / TOWER).items()}
     save_file(zeros, tmp_path / "zeros")
-    s3.upload(tmp_path / "zeros", f"{s3_bucket}/released/image_tower.safetensors")
+    s3.upload(tmp_path / "zeros", f"{s3_bucket}/released/{TOWER}")
     again = run(tmp_path, base, f"{s3_bucket}/released")
-    assert again.file("image_tower.safetensors").sha256 != found.file("image_tower.safetensors").sha256
+    assert again.file(TOWER).sha256 != found.file(TOWER).sha256
 
 
 def test_a_base_of_t5(tmp_path: Path, base: Manifest) -> None:

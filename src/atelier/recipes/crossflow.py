@@ -362,13 +362,14 @@ class Recipe:
         """A training may begin with what fits of another of the models, on the same autoencoder."""
         flow, text = "flow/*", "context_encoder/*"
         return Starting(
-            files=(flow, text, "image_tower.safetensors"),
+            files=(flow, text, "image_tower.safetensors"),  # the last: where convert-crossflow was told to keep it
             needed=(flow, text),
             same_base=("vae/*.safetensors",),
             parts=("flow", "context_encoder"),
             take=self._take,
             read=_read_folder,
             shapes=self._trained_shapes,
+            training_only=("open_clip", "open_clip_output"),
         )
 
     def _take(self, source: Path, folder: Path, base: "InputFolder") -> list[str]:
@@ -409,7 +410,7 @@ class Recipe:
     def export(self, base: Path, state: "dict[str, Tensor]", folder: Path) -> dict[str, int]:
         """Writes what was trained as a diffusers-style folder with the base's parts; returns parameter counts.
 
-        The image tower lies beside it, for the next model of the chain.
+        The contrastive loss's image tower is left out: the next model of the chain takes it from the training.
         """
         from atelier.convert.crossflow import write_folder
         from atelier.convert.weights import of_state
@@ -420,7 +421,7 @@ class Recipe:
             released_name(name): tensor for name, tensor in state.items()
         }  # a checkpoint has the model's own names
         weights = of_state(fixed_parameters(config) | named)
-        done = write_folder(weights, config, folder, base, keep_tower=True, latent_scale=self.config.latent_scale)
+        done = write_folder(weights, config, folder, base, latent_scale=self.config.latent_scale)
         return {"total": done.parameters}
 
     def layouts(self, count: int, seed: int) -> "list[Layout]":

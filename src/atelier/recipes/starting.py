@@ -25,6 +25,8 @@ class Starting:
             there is to say.
         read: a folder that holds the files → the weights by the names of ``Objective.trainable_state``.
         shapes: of what is trained, by those names, where a part of it may begin afresh; None: every key must fit.
+        training_only: parts (what stands before a name's first dot) that are trained and left out of exports: they are
+            taken from the training that made the model.
     """
 
     files: tuple[str, ...]
@@ -34,6 +36,7 @@ class Starting:
     take: "Callable[[Path, Path, InputFolder], list[str]]"
     read: "Callable[[Path], Weights]"
     shapes: "Callable[[], dict[str, Shape]] | None" = None
+    training_only: tuple[str, ...] = ()
 
     @property
     def partial(self) -> bool:

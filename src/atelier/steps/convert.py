@@ -18,15 +18,13 @@ def run(*, training: Manifest, base: Manifest, recipe: str, profile: str, artifa
     from atelier.recipes.registry import module_of
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
-        from atelier.convert.training_checkpoint import trainable_state
+        from atelier.convert.training_checkpoint import averaged, trainable_state
         from atelier.recipes.registry import get
 
         progress = ctx.progress("converting", 3, "parts")
         folder = ctx.inputs["training"].fetch_all()
         progress.advance()
-        # As it was trained, which an override may have changed, not as the recipe has it.
-        averaged = training.metadata["config"]["ema_decay"] is not None
-        adapter = trainable_state(folder / "checkpoint", average=averaged)
+        adapter = trainable_state(folder / "checkpoint", average=averaged(training))
         progress.advance()
         counts = get(recipe, profile).export(ctx.inputs["base"].fetch_all(), adapter, ctx.out.path)
         progress.advance()

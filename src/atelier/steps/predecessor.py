@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atelier.errors import AtelierError, ConfigError
 from atelier.recipes.starting import Starting
@@ -11,6 +11,9 @@ from atelier.steps.start import REGISTRY, Start, check_recipe, starting_point
 from atelier.storage.manifest import MANIFEST, Manifest
 from atelier.storage.state import tree_state
 from atelier.storage.uri import is_local, join, local_path
+
+if TYPE_CHECKING:
+    from atelier.models.keys import Shape
 
 VERSION = 2
 TRAIN, TAKE, AUTO = "true", "false", "auto"
@@ -56,7 +59,7 @@ def run(*, address: str, name: str, base: Manifest, recipe: str, profile: str, a
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
         return "start", {**facts, **_account(ctx, found, chosen)}
 
-    return _step({**own, **facts}, {"model": found.model, "base": base}, produce, artifacts, modules)
+    return _step({**own, **facts}, {**found.inputs, "base": base}, produce, artifacts, modules)
 
 
 def check(*, address: str, recipe: str, profile: str) -> None:
@@ -162,15 +165,16 @@ def _account(ctx: StepContext, found: Start, recipe: Any) -> dict[str, Any]:
     """Writes ``start.json`` where a part may begin afresh; returns its summary."""
     if not recipe.starting.partial:
         return {}
-    folder = ctx.inputs["model"].fetch_all(*recipe.starting.files)
-    return _compared(ctx, folder, found.address, recipe)
+    from atelier.steps.start_weights import start_shapes
+
+    shapes = start_shapes(ctx.inputs["start"], ctx.inputs.get("start_training"), recipe.starting)
+    return _compared(ctx, shapes, found.address, recipe)
 
 
-def _compared(ctx: StepContext, folder: Path, origin: str, recipe: Any) -> dict[str, Any]:
-    from atelier.convert.weights import shapes_of
+def _compared(ctx: StepContext, shapes: "dict[str, Shape]", origin: str, recipe: Any) -> dict[str, Any]:
     from atelier.training.partial_start import REPORT, compare
 
-    account = compare(recipe.starting.shapes(), shapes_of(recipe.starting.read(folder)), origin)
+    account = compare(recipe.starting.shapes(), shapes, origin)
     print("\n".join(account.lines()), flush=True)
     account.write(ctx.out.path)
     ctx.track.log_params({"start": account.summary()})
@@ -221,13 +225,17 @@ def _foreign(
     _look_at(place)
 
     def produce(ctx: StepContext) -> tuple[str, dict[str, Any]]:
+        from atelier.convert.weights import shapes_of
+
         scratch = ctx.out.path / ".fetched"
         source = local_path(place) if is_local(place) else _fetched(place, scratch, recipe.starting)
         for line in recipe.starting.take(source, ctx.out.path, ctx.inputs["base"]):
             print(line)
         shutil.rmtree(scratch, ignore_errors=True)
         ctx.note(source=place)
-        return "start", _compared(ctx, ctx.out.path, place, recipe) if recipe.starting.partial else {}
+        if not recipe.starting.partial:
+            return "start", {}
+        return "start", _compared(ctx, shapes_of(recipe.starting.read(ctx.out.path)), place, recipe)
 
     return _step({**own, "source": place, "seen": tree_state(place)}, {"base": base}, produce, artifacts, modules)
 

@@ -1,6 +1,7 @@
 """Where a training begins: a model that was made before, by registry address or by place."""
 
 import fnmatch
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -20,18 +21,26 @@ class Start:
         model: the folder that holds it.
         address: ``models:/name/version`` where it is registered, else its URI.
         files: what is read of it.
+        training: the output of the training that made it, where that holds parts that an export leaves out.
     """
 
     model: Manifest
     address: str
     files: tuple[FileEntry, ...]
+    training: Manifest | None = None
 
     @property
     def weights(self) -> str:
         """What is read, by content: the file's sha256, of several a digest of theirs."""
-        if len(self.files) == 1:
+        if len(self.files) == 1 and self.training is None:
             return self.files[0].sha256
-        return sha256_json({entry.path: entry.sha256 for entry in self.files})
+        read = {entry.path: entry.sha256 for entry in self.files}
+        return sha256_json(read | ({"": self.training.digest} if self.training else {}))
+
+    @property
+    def inputs(self) -> dict[str, Manifest]:
+        """Both folders that are read, for the lineage of what starts from them."""
+        return {"start": self.model, **({"start_training": self.training} if self.training else {})}
 
     def lineage(self) -> dict[str, str]:
         """What a run that starts from it writes down."""
@@ -78,7 +87,8 @@ def starting_point(address: str, base: Manifest, recipe: Any, expected: str = ""
     if lacking:
         raise DataError(f"{place} holds no {' and no '.join(lacking)}", "give the output of the step convert")
     _check_base(model, address, base, starting.same_base)
-    return Start(model, address, _matching(model.files, starting.files))
+    training = _training_of(model, address) if starting.training_only else None
+    return Start(model, address, _matching(model.files, starting.files), training)
 
 
 def check_recipe(model: Manifest, address: str, recipe: Any, expected: str = "") -> None:
@@ -103,6 +113,26 @@ def check_recipe(model: Manifest, address: str, recipe: Any, expected: str = "")
         raise ConfigError(
             f"{address} is of the profile {profile}, not {recipe.profile}", "start from a model of the same profile"
         )
+
+
+def _training_of(model: Manifest, address: str) -> Manifest | None:
+    """The output of the training that made a model; None where it was converted from elsewhere, or where that output is
+    gone, which is said."""
+    from atelier.storage.folder import existing
+
+    named = model.made_by.get("inputs", {}).get("training") or {}
+    if not named.get("uri"):
+        return None
+    found = existing(str(named["uri"]))
+    if found is not None and found.digest == named.get("digest"):
+        return found
+    what = "is not there any more" if found is None else "is another one now"
+    print(
+        f"warning: the training that made {address} {what} ({named['uri']}): parts that no export has begin afresh",
+        file=sys.stderr,
+        flush=True,
+    )
+    return None
 
 
 def _matching(files: Iterable[FileEntry], patterns: tuple[str, ...]) -> tuple[FileEntry, ...]:

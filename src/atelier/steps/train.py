@@ -5,7 +5,7 @@ from typing import Any
 
 from atelier.errors import ConfigError
 from atelier.steps.runtime import StepContext, run_step
-from atelier.steps.start import starting_point
+from atelier.steps.start import Start, starting_point
 from atelier.steps.train_place import LOGS, place_for, share
 from atelier.storage.inputs import InputFolder
 from atelier.storage.manifest import Manifest
@@ -84,7 +84,7 @@ def run(
                     "train": changes,
                     "base": base.to_json(),
                     "shards": shards.to_json(),
-                    "start": {"model": origin.model.to_json(), "address": origin.address} if origin else None,
+                    "start": _start(origin) if origin else None,
                     "folder": place.folder,
                     "outputs": place.outputs_at,
                     "watched": place.watched,
@@ -129,7 +129,7 @@ def run(
         version=VERSION,
         module=__name__,
         produce=produce,
-        inputs={"shards": shards, "base": base, **({"start": origin.model} if origin else {})},
+        inputs={"shards": shards, "base": base, **(origin.inputs if origin else {})},
         params={
             "recipe": recipe,
             "profile": profile,
@@ -220,6 +220,10 @@ def worker_plan(place: str) -> dict[str, Any]:
     """What ``run`` wrote for the ranks, from a path or S3."""
     plan: dict[str, Any] = json.loads(read_text(place))
     return plan
+
+
+def _start(origin: Start) -> dict[str, Any]:
+    return {"address": origin.address, **{name: found.to_json() for name, found in origin.inputs.items()}}
 
 
 def _tracking(ctx: StepContext) -> dict[str, str] | None:

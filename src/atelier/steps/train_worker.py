@@ -64,6 +64,7 @@ def main(plan_place: str) -> int:
 
 def _inputs(plan: dict[str, Any], recipe: Any) -> "tuple[Path, StartWeights | None]":
     """The frozen base and what to start from, here; one rank of each machine fetches what is remote."""
+    from atelier.steps.start_weights import start_weights
     from atelier.storage.inputs import InputFolder
     from atelier.storage.manifest import Manifest
     from atelier.training.partial_start import start_partly
@@ -74,9 +75,10 @@ def _inputs(plan: dict[str, Any], recipe: Any) -> "tuple[Path, StartWeights | No
         base = InputFolder(Manifest.parse(plan["base"])).fetch_all()
         if not given:
             return base, None
-        folder = InputFolder(Manifest.parse(given["model"])).fetch_all(*starting.files)
+        read = {name: InputFolder(Manifest.parse(given[name])) for name in given if name != "address"}
+        found = start_weights(read["start"], read.get("start_training"), starting)
     write = start_partly if starting.partial else start_from
-    return base, lambda state: write(state, starting.read(folder), given["address"])
+    return base, lambda state: write(state, found, given["address"])
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from atelier.training.masters import WEIGHT, Fragment
 
 SUFFIX = ".safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+_LONGEST_HEADER = 100_000_000
+"""Bytes; what safetensors itself accepts."""
 
 
 def part_name(rank: int) -> str:
@@ -104,6 +106,24 @@ class _Piece:
     file: Any
     start: int
     numel: int
+
+
+def names_in(file: IO[bytes]) -> set[str]:
+    """The parameters that a part holds something of, by its header alone.
+
+    Args:
+        file: at its beginning.
+
+    Raises:
+        DataError: it is no part of a checkpoint.
+    """
+    try:
+        size = int.from_bytes(file.read(8), "little")
+        if size > _LONGEST_HEADER:
+            raise ValueError(f"a header of {size:,} bytes")
+        return set(json.loads(json.loads(file.read(size))["__metadata__"]["starts"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"it is no part of a checkpoint ({error})", "run the training step again") from error
 
 
 class Parts:
