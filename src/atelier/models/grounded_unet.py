@@ -5,7 +5,7 @@ whenever ``cross_attention_kwargs["gligen"]`` is given, so setting those two att
 without that key skips the fusers altogether (no work, not a multiplication by zero).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -38,19 +38,47 @@ def attach(unet: UNet2DConditionModel, positive_len: int | None = None, hidden: 
     Returns:
         the same UNet.
     """
-    context_dim = unet.config["cross_attention_dim"]
-    if not isinstance(context_dim, int):
-        raise ConfigError(f"cross_attention_dim is {context_dim}: a UNet with one width for all blocks is needed")
-    reference = next(unet.parameters())
+    context_dim = context_width(unet)
+    net = PositionNet(positive_len or context_dim, context_dim, hidden=hidden)
+    return give_layers(unet, GatedSelfAttention, net, "gated")
+
+
+def context_width(unet: UNet2DConditionModel) -> int:
+    """The width of what the UNet's blocks attend to.
+
+    Raises:
+        ConfigError: it is another one from block to block.
+    """
+    width = unet.config["cross_attention_dim"]
+    if not isinstance(width, int):
+        raise ConfigError(f"cross_attention_dim is {width}: a UNet with one width for all blocks is needed")
+    return width
+
+
+def give_layers(
+    unet: UNet2DConditionModel,
+    fuser: Callable[[int, int, int, int], nn.Module],
+    position_net: nn.Module,
+    attention_type: str,
+) -> UNet2DConditionModel:
+    """Puts a fuser into every transformer block, and a position net beside them, on the UNet's device in its type.
+
+    Args:
+        fuser: makes one from a block's width, the context's, the block's heads and their width.
+        position_net: what makes of ``cross_attention_kwargs["gligen"]`` the fusers' ``objs``.
+        attention_type: for the configuration.
+
+    Returns:
+        the same UNet.
+    """
+    width, reference = context_width(unet), next(unet.parameters())
     for _, block in blocks(unet):
         attention = block.attn1
-        dim = attention.to_q.in_features
-        fuser = GatedSelfAttention(dim, context_dim, attention.heads, attention.to_q.out_features // attention.heads)
-        block.fuser = fuser.to(reference.device, reference.dtype)
-    unet.position_net = PositionNet(positive_len or context_dim, context_dim, hidden=hidden).to(
-        reference.device, reference.dtype
-    )
-    unet.register_to_config(attention_type="gated")
+        head_dim = attention.to_q.out_features // attention.heads
+        made = fuser(attention.to_q.in_features, width, attention.heads, head_dim)
+        block.fuser = made.to(reference.device, reference.dtype)
+    unet.position_net = position_net.to(reference.device, reference.dtype)
+    unet.register_to_config(attention_type=attention_type)
     return unet
 
 
