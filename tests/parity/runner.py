@@ -17,6 +17,7 @@ from tests.parity import (
     gligen_data,
     gligen_original,
     gligen_pipelines,
+    rich_context,
 )
 from tests.parity.case import Case, Comparison
 
@@ -29,6 +30,7 @@ SYSTEMS: dict[str, dict[str, Kind]] = {
         **crossflow_data.KINDS,
     },
     "gligen": {**gligen.KINDS, **gligen_original.KINDS, **gligen_data.KINDS, **gligen_pipelines.KINDS},
+    "rich_context": {**rich_context.KINDS},
 }
 
 

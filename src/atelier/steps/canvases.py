@@ -25,7 +25,7 @@ def canvases(folder: InputFolder, most: int, shards: Manifest | None = None) -> 
     Args:
         shards: made of the raw data; what their filters dropped is not shown.
     """
-    shown = folder.manifest.kind in ("coco-raw", "captioned-raw", "img2dataset-raw")
+    shown = folder.manifest.kind in ("coco-raw", "captioned-raw", "img2dataset-raw", "rich-context-raw")
     return _of_source(folder, most, *_sifted_by(shards)) if shown else _of_tars(folder, most)
 
 
