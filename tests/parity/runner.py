@@ -18,6 +18,7 @@ from tests.parity import (
     gligen_original,
     gligen_pipelines,
     rich_context,
+    rich_context_pipelines,
 )
 from tests.parity.case import Case, Comparison
 
@@ -30,7 +31,7 @@ SYSTEMS: dict[str, dict[str, Kind]] = {
         **crossflow_data.KINDS,
     },
     "gligen": {**gligen.KINDS, **gligen_original.KINDS, **gligen_data.KINDS, **gligen_pipelines.KINDS},
-    "rich_context": {**rich_context.KINDS},
+    "rich_context": {**rich_context.KINDS, **rich_context_pipelines.KINDS},
 }
 
 

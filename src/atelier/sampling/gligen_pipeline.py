@@ -8,7 +8,7 @@ from torch import Tensor
 
 from atelier.errors import ConfigError
 from atelier.sampling.inpainting import Inpainting, encode, keep_mask
-from atelier.sampling.layout_input import PromptLayout, read_layouts
+from atelier.sampling.layout_input import Boxes, PromptLayout, read_layouts
 from atelier.sampling.layout_pipeline import TOKENIZING, LayoutMixin, prompt_count
 from atelier.sampling.schedule import grounding_scales
 
@@ -18,6 +18,29 @@ class GLIGENMixin(LayoutMixin):
 
     A subclass says how phrases become embeddings and which stock pipeline does the work.
     """
+
+    def layout_arguments(
+        self,
+        boxes: Sequence[Boxes],
+        phrases: Sequence[Sequence[str]],
+        *,
+        beta: float,
+        decay: float = 0.0,
+        max_boxes: int | None = None,
+    ) -> dict[str, Any]:
+        """The call's own arguments for one layout a prompt.
+
+        Args:
+            beta, decay: as in ``grounding_scales``.
+            max_boxes: slots of the model; None: as many as the call's own default.
+        """
+        given = {
+            "gligen_boxes": boxes,
+            "gligen_phrases": phrases,
+            "gligen_scheduled_sampling_beta": beta,
+            "gligen_decay": decay,
+        }
+        return given if max_boxes is None else {**given, "gligen_max_boxes": max_boxes}
 
     def _embed_phrases(self, phrases: list[str]) -> Tensor:
         """Phrase embeddings [N, width]."""

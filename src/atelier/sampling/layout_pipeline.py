@@ -34,6 +34,8 @@ class LayoutMixin:
 
     #: The stock pipeline class whose loop runs.
     _stock: type[Any]
+    #: The share of the steps that are grounded where nobody says.
+    default_beta = 0.3
     #: Set on a run's own copy when it inpaints.
     _inpainting: Inpainting | None = None
 
