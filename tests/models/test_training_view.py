@@ -12,13 +12,24 @@ from torch.nn import functional as F
 from atelier.models.attention import PLAIN_UP_TO, attend
 from atelier.models.grounded_unet import adapter_parameters, attach, blocks, freeze_base
 from atelier.models.lean_block import LeanBlock
+from atelier.models.regional.batches import collate
+from atelier.models.regional.position_net import RegionTextNet
+from atelier.models.regional_unet import FUSERS, attach_regional
 from atelier.models.training_view import TrainingView
 from atelier.recipes.twins import sdxl
+from tests.models.regional.layouts import WIDTH, batch, random_layout, randomise
 from tests.sampling.tiny_sd import make_unet
 
 
 def made(kind: str) -> UNet2DConditionModel:
     torch.manual_seed(0)
+    if kind in ("ca", "casa", "instdiff"):
+        unet = attach_regional(sdxl.make_unet(16), kind, WIDTH)
+        for number, part in enumerate(unet.modules()):
+            if isinstance(part, tuple(FUSERS.values())):
+                randomise(part, number)
+        freeze_base(unet)
+        return unet.train()
     unet = make_unet() if kind == "sd" else attach(sdxl.make_unet(16))
     for name, parameter in adapter_parameters(unet).items():
         if ".alpha_" in name:
@@ -41,6 +52,10 @@ def inputs(unet: UNet2DConditionModel) -> dict[str, Any]:
             }
         },
     }
+    if isinstance(unet.position_net, RegionTextNet):
+        layouts = [random_layout(4, 16, 16), None]
+        gligen = batch(collate(layouts, 16, 16, WIDTH, with_unions=True))
+        given["cross_attention_kwargs"] = {"gligen": gligen}
     if unet.config["addition_embed_type"] == "text_time":
         ids = unet.config["addition_time_embed_dim"]
         pooled = unet.config["projection_class_embeddings_input_dim"] - 6 * ids
@@ -55,7 +70,7 @@ def gradients(unet: UNet2DConditionModel, called: nn.Module, given: dict[str, An
     return answer.detach(), {name: p.grad.clone() for name, p in unet.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("kind", ["sd", "sdxl"])
+@pytest.mark.parametrize("kind", ["sd", "sdxl", "ca", "casa", "instdiff"])
 def test_the_unets_answer_and_gradients(kind: str) -> None:
     unet = made(kind)
     given, view = inputs(unet), TrainingView().of(unet)
@@ -63,7 +78,8 @@ def test_the_unets_answer_and_gradients(kind: str) -> None:
     plain, expected = gradients(unet, unet, given)
     lean, found = gradients(unet, view, given)
     torch.testing.assert_close(lean, plain, rtol=1e-4, atol=1e-5)
-    assert found.keys() == expected.keys() == adapter_parameters(unet).keys()
+    dead = {f"{name}.fuser.null_text_feat" for name, _ in blocks(unet)} if kind == "instdiff" else set()
+    assert found.keys() == expected.keys() == adapter_parameters(unet).keys() - dead
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
 

@@ -24,10 +24,14 @@ class Comparison:
     """What a kind returns whose case is JSON alone: our values and the expected ones, by name.
 
     Tensors are compared to the case's tolerance, everything else for equality.
+
+    Attributes:
+        tolerance: (atol, rtol) of a case whose JSON names none.
     """
 
     ours: dict[str, Any]
     expected: dict[str, Any]
+    tolerance: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from atelier.data.geometry import decode_whole
 Rectangle = tuple[int, int, int, int]
 """left, top, right, bottom in whole pixels."""
 
-PLAIN, PLAIN_SHARE = 24, 0.95
-"""A border is plain: this share of it is this near to its median, in grey levels; JPEG blurs its inner edge."""
+PLAIN, PLAIN_SHARE, EDGE = 24, 0.95, 4
+"""A border is plain: this share of it is this near to its median, in grey levels; JPEG blurs the pixels at its inner
+edge, and rounding may lay that a pixel further."""
 
 
 def content(size: tuple[int, int], original_size: tuple[int, int]) -> Rectangle:
@@ -31,7 +32,7 @@ def is_plain(pixels: np.ndarray, inner: Rectangle) -> bool:
     """
     left, top, right, bottom = inner
     outside = np.ones(pixels.shape[:2], bool)
-    outside[top:bottom, left:right] = False
+    outside[max(top - EDGE, 0) : bottom + EDGE, max(left - EDGE, 0) : right + EDGE] = False
     border = pixels[outside].astype(np.int16)
     if not len(border):
         return True

@@ -94,10 +94,16 @@ def _coco_kind(name: str) -> str | None:
     return "boxes" if suffix in (".pth", ".tar") else None
 
 
+def is_stuff(name: str) -> bool:
+    """Whether a file is COCO's ``stuff_*.json``, which may lie beside its instances."""
+    name = PurePosixPath(name).name
+    return name.startswith("stuff") and name.endswith(".json")
+
+
 def _coco_check(places: Iterable[str]) -> None:
     places = list(places)
     _has_pictures(places)
-    boxes = [place for place in places if _coco_kind(place) == "boxes"]
+    boxes = [place for place in places if _coco_kind(place) == "boxes" and not is_stuff(place)]
     if len(boxes) != 1 and not (boxes and all(place.endswith(".tar") for place in boxes)):
         raise ConfigError(
             f"the source has {len(boxes)} files of boxes",

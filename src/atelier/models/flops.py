@@ -7,6 +7,7 @@ from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from atelier.models.grounded_unet import attach
+from atelier.models.regional_unet import FuserKind, attach_regional
 
 
 def unet_inputs(config: Any, latent_size: int, boxes: int, tokens: int, batch: int = 1) -> dict[str, Any]:
@@ -41,11 +42,40 @@ def unet_inputs(config: Any, latent_size: int, boxes: int, tokens: int, batch: i
     return inputs
 
 
+def region_inputs(
+    config: Any, latent_size: int, region_tokens: int, regions: int = 0, batch: int = 1
+) -> dict[str, torch.Tensor]:
+    """Zeros of the shapes that a UNet with regional fusers is grounded with, on the current default device.
+
+    Args:
+        config: the UNet's configuration.
+        latent_size: side of the square latent.
+        region_tokens: tokens of all regions together.
+        regions: unions, which the fusers with self-attention need; 0 leaves them out.
+    """
+    square = (latent_size, latent_size)
+    inputs = {
+        "text": torch.zeros(batch, region_tokens, config["cross_attention_dim"]),
+        "boxes": torch.zeros(batch, region_tokens, 4),
+        "bias": torch.zeros(batch, region_tokens),
+        "region": torch.zeros(batch, region_tokens, dtype=torch.int16),
+        "cells": torch.zeros(batch, *square, dtype=torch.int16),
+    }
+    return inputs | ({"unions": torch.ones(batch, regions, *square, dtype=torch.bool)} if regions else {})
+
+
 def unet_forward_flops(unet: UNet2DConditionModel, latent_size: int, boxes: int, tokens: int = 77) -> float:
     """FLOPs of one sample's forward pass through a UNet that lies on the meta device; arguments as ``unet_inputs``."""
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        unet(**unet_inputs(unet.config, latent_size, boxes, tokens))
-    return float(counter.get_total_flops())
+    with torch.device("meta"):
+        return _counted(unet, unet_inputs(unet.config, latent_size, boxes, tokens))
+
+
+def regional_forward_flops(unet: UNet2DConditionModel, latent_size: int, region_tokens: int, tokens: int = 77) -> float:
+    """The same of a UNet with regional fusers, whose masks cost nothing by this count."""
+    with torch.device("meta"):
+        given = unet_inputs(unet.config, latent_size, 0, tokens)
+        grounding = region_inputs(unet.config, latent_size, region_tokens, regions=1)
+        return _counted(unet, {**given, "cross_attention_kwargs": {"gligen": grounding}})
 
 
 def adapter_training_flops(config: Any, latent_size: int, boxes: int, tokens: int = 77) -> float:
@@ -61,7 +91,38 @@ def adapter_training_flops(config: Any, latent_size: int, boxes: int, tokens: in
         config: the base UNet's configuration; the others as ``unet_inputs``.
     """
     with torch.device("meta"):
-        plain = UNet2DConditionModel.from_config(config)
         grounded = attach(UNet2DConditionModel.from_config(config))
+    whole = unet_forward_flops(grounded, latent_size, boxes, tokens)
+    return _training_flops(config, latent_size, whole, tokens)
+
+
+def regional_training_flops(
+    config: Any, latent_size: int, region_tokens: int, fuser: FuserKind = "ca", tokens: int = 77
+) -> float:
+    """FLOPs of one sample's training step where regional layers are trained on a frozen UNet, by the same rule.
+
+    Args:
+        config: the base UNet's configuration.
+        latent_size: side of the square latent.
+        region_tokens: tokens of a sample's regions together, as padded in its batch.
+        fuser: which.
+        tokens: text tokens.
+    """
+    with torch.device("meta"):
+        grounded = attach_regional(UNet2DConditionModel.from_config(config), fuser)
+    whole = regional_forward_flops(grounded, latent_size, region_tokens, tokens)
+    return _training_flops(config, latent_size, whole, tokens)
+
+
+def _training_flops(config: Any, latent_size: int, whole: float, tokens: int) -> float:
+    """Twice the base's forward pass, three times what the grounded UNet's has above it."""
+    with torch.device("meta"):
+        plain = UNet2DConditionModel.from_config(config)
     base = unet_forward_flops(plain, latent_size, 0, tokens)
-    return 2.0 * base + 3.0 * (unet_forward_flops(grounded, latent_size, boxes, tokens) - base)
+    return 2.0 * base + 3.0 * (whole - base)
+
+
+def _counted(unet: UNet2DConditionModel, inputs: dict[str, Any]) -> float:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        unet(**inputs)
+    return float(counter.get_total_flops())

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atelier.models.gligen import GatedSelfAttention, ScaledTokens
+from atelier.models.regional.fusers import (
+    InstDiffSelfAttention,
+    RegionalCrossAndSelfAttention,
+    RegionalCrossAttention,
+)
+from atelier.models.regional.grounding import Grounding
 from atelier.models.view import View
+
+_FUSERS = (GatedSelfAttention, RegionalCrossAttention, RegionalCrossAndSelfAttention, InstDiffSelfAttention)
+"""Ours, which take nothing but the visual tokens and ``objs``."""
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries [B, H, Q, d], keys and values [B, H, T, d] → [B, H, Q, d]."""
@@ -43,7 +52,7 @@ class LeanBlock(View):
         flat = states.flatten(0, 1)
         return self._cross.linear("to_k", flat), self._cross.linear("to_v", flat)
 
-    def ground(self, x: Tensor, objs: Tensor | ScaledTokens, rows: int) -> Tensor:
+    def ground(self, x: Tensor, objs: Tensor | ScaledTokens | Grounding, rows: int) -> Tensor:
         """The fuser's answer [B * N, C] for x [B * N, C] of B ``rows``."""
         made: Tensor = self._fuser(x.unflatten(0, (rows, -1)), objs)
         return made.flatten(0, 1)
@@ -123,7 +132,7 @@ def is_plain(block: nn.Module) -> bool:
         and wide
         and attentions
         and block._chunk_size is None
-        and type(block.fuser) is GatedSelfAttention
+        and type(block.fuser) in _FUSERS
         and not any(part.p for part in block.modules() if isinstance(part, nn.Dropout) and part.training)
     )
 

@@ -38,8 +38,10 @@ class RegionAttention(nn.Module):
         def split(made: Tensor) -> Tensor:
             return made.view(rows, -1, self.heads, made.shape[-1] // self.heads).transpose(1, 2)
 
-        queries, others = x.flatten(0, 1), context.flatten(0, 1)
-        found = attend(split(self.to_q(queries)), split(self.to_k(others)), split(self.to_v(others)), mask.scores)
+        queries = x.flatten(0, 1)
+        # The context as it was given: a sampling run knows the tensor again and keeps its keys and values.
+        keys, values = self.to_k(context), self.to_v(context)
+        found = attend(split(self.to_q(queries)), split(keys), split(values), mask.scores)
         out: Tensor = self.to_out[0](found.transpose(1, 2).reshape(len(queries), -1))
         return out.unflatten(0, (rows, -1))
 

@@ -78,7 +78,6 @@ class Grounding(NamedTuple):
             self.masks[kind, length] = self._made(kind, length)
         return self.masks[kind, length]
 
-    @torch.no_grad()
     def _made(self, kind: str, length: int) -> LevelMask:
         own = _resized(self.cells, *level_size(length, *self.cells.shape[-2:])).flatten(1)  # [B, L]
         seen = (own[..., None] == self.region[:, None, :]) & (self.region >= 0)[:, None, :]

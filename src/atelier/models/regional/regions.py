@@ -90,7 +90,7 @@ def map_regions(
     # numpy 2.0 gives the inverse another shape than every other version.
     cells = index.reshape(height, width).astype(np.int16)
     sizes = np.bincount(index.reshape(-1), minlength=len(patterns))
-    areas = covers.reshape(len(given), -1).sum(axis=1)
+    areas = covers.sum(axis=(1, 2))
     regions = tuple(_region(*each, areas) for each in zip(patterns, sizes, strict=True))
     if max_regions is not None:
         regions = regions[:max_regions]

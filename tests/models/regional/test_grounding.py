@@ -1,0 +1,100 @@
+"""A level's grid and masks: nearest neighbours, padding unseen, made once."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from atelier.models.regional.batches import collate
+from atelier.models.regional.grounding import Grounding, level_size
+from tests.models.regional.layouts import WIDTH, batch, random_layout
+
+
+def grounding(height: int = 8, width: int = 8) -> Grounding:
+    layouts = [random_layout(4, height, width), None, random_layout(2, height, width, seed=1)]
+    given = batch(collate(layouts, height, width, WIDTH, with_unions=True))
+    return Grounding(given["text"], given["bias"], given["region"], given["cells"], given["unions"], {})
+
+
+@pytest.mark.parametrize(
+    ("length", "cells", "expected"),
+    [
+        (4096, (64, 64), (64, 64)),
+        (64, (64, 64), (8, 8)),
+        (240, (12, 20), (12, 20)),
+        (15, (12, 20), (3, 5)),
+        (6, (12, 20), (2, 3)),
+        (1, (12, 20), (1, 1)),
+        (1024, (32, 128), (16, 64)),
+        (77 * 4, (7, 11), (14, 22)),
+    ],
+)
+def test_a_levels_grid(length: int, cells: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert level_size(length, *cells) == expected
+
+
+@pytest.mark.parametrize("length", [0, 63, 65, 100, 5000])
+def test_no_level_has_this_length(length: int) -> None:
+    with pytest.raises(ValueError, match=rf"{length} visual tokens .* 64×32 map"):
+        level_size(length, 64, 32)
+
+
+@pytest.mark.parametrize(("height", "width", "level"), [(8, 8, (4, 4)), (12, 20, (3, 5)), (10, 6, (3, 2))])
+def test_a_token_is_seen_by_the_nearest_cells_of_its_region_alone(
+    height: int, width: int, level: tuple[int, int]
+) -> None:
+    given = grounding(height, width)
+    mask = given.token_mask(level[0] * level[1])
+    own = F.interpolate(given.cells[:, None].float(), level).flatten(1).long()
+    for row in range(3):
+        for query in range(own.shape[1]):
+            seen = mask.scores[row, 0, query]
+            member = (given.region[row] == own[row, query]) & (given.region[row] >= 0)
+            assert bool(mask.covered[row, query, 0]) == bool(member.any())
+            if member.any():
+                assert torch.equal(seen[member], given.bias[row][member])
+                assert (seen[~member] == -torch.inf).all()
+            else:
+                assert (seen == 0).all()
+    assert not mask.covered[1].any()
+    assert mask.covered[0].all()
+
+
+def test_a_query_sees_its_regions_union() -> None:
+    given = grounding()
+    assert given.unions is not None
+    mask = given.union_mask(16)
+    own = F.interpolate(given.cells[:, None].float(), (4, 4)).flatten(1).long()
+    unions = F.interpolate(given.unions.float(), (4, 4)).flatten(2).bool()
+    for row in (0, 2):
+        for query in range(16):
+            assert torch.equal(mask.scores[row, 0, query] == 0, unions[row, own[row, query]])
+    assert not mask.covered[1].any()
+    assert (mask.scores[1] == 0).all()
+    joint = given.joint_mask(16)
+    assert torch.equal(joint.scores[0, ..., :16], mask.scores[0])
+    assert torch.equal(joint.scores[..., 16:].isinf()[0], given.token_mask(16).scores.isinf()[0])
+
+
+def test_a_region_whose_tokens_are_missing_is_not_covered() -> None:
+    given = grounding()
+    lost = given._replace(region=torch.where(given.region == 1, -1, given.region), masks=None)
+    covered = lost.token_mask(64).covered[0, :, 0]
+    assert torch.equal(covered, given.cells[0].flatten() != 1)
+    assert torch.equal(lost.joint_mask(64).covered[0, :, 0], covered)
+
+
+def test_masks_are_made_once_a_level_and_kept_with_the_grounding() -> None:
+    given = grounding()
+    first = given.token_mask(16)
+    assert given.token_mask(16) is first
+    assert given.token_mask(64) is not first
+    assert given.masks is not None
+    assert set(given.masks) == {("tokens", 16), ("tokens", 64)}
+    assert grounding().masks == {}
+    anew = given._replace(masks=None)
+    assert anew.token_mask(16) is not anew.token_mask(16)
+
+
+def test_unions_are_asked_for_by_name() -> None:
+    with pytest.raises(ValueError, match="unions"):
+        grounding()._replace(unions=None).union_mask(64)
