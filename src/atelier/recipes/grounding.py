@@ -68,12 +68,9 @@ def pad_phrases(samples: list[dict[str, Any]], limit: int) -> dict[str, Tensor]:
     return {**pad_boxes(samples, limit), "phrases": torch.from_numpy(phrases)}
 
 
-def training_flops(base: Path, resolution: int, max_boxes: int) -> float:
-    """Twice the base's forward pass (activations need gradients, weights do not) + three times the adapter's."""
-    from atelier.models.flops import adapter_training_flops
-
-    config = UNet2DConditionModel.load_config(base / "unet")
+def base_sizes(base: Path, resolution: int) -> tuple[dict[str, Any], int, int]:
+    """A base's UNet configuration, the side of its latent of ``resolution`` pixels, and its text tokens."""
+    config: dict[str, Any] = dict(UNet2DConditionModel.load_config(base / "unet"))
     tokens = json.loads((base / "text_encoder" / "config.json").read_text())["max_position_embeddings"]
     vae = AutoencoderKL.load_config(base / "vae")
-    latent = resolution // 2 ** (len(vae["block_out_channels"]) - 1)
-    return adapter_training_flops(config, latent, max_boxes, tokens)
+    return config, resolution // 2 ** (len(vae["block_out_channels"]) - 1), tokens

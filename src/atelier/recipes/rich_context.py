@@ -129,7 +129,21 @@ PROFILES = {
 }
 
 
-FOOTPRINTS: dict[str, Footprint] = {}
+REGION_TOKENS = {"paper": 512, "parity": 512, "laptop": 64}
+"""Tokens of a picture's regions together, as a training step sees them: what a picture of ten objects of twelve words
+makes, half of them overlapping, and the background's 77; of the twin counted."""
+
+_CC3M = 2_900_000
+"""Images of Conceptual Captions, about, as far as their links still live; the paper does not say how many it took."""
+
+# A sample: the latent, the caption's 77 × 2048 text states, those of ``REGION_TOKENS`` but the background's. Encoding:
+# the autoencoder, and the text encoders over the caption and twenty regions.
+_PAPER_FOOTPRINT = Footprint(548_150_848, 2_567_463_684, 4.7452e12, 1.6887e9, 3.5e12, 2_140_000, 120_000, _CC3M)
+FOOTPRINTS = {
+    "paper": _PAPER_FOOTPRINT,
+    "parity": _PAPER_FOOTPRINT,
+    "laptop": Footprint(674_240, 2_836_804, 6.7492e8, 4.1976e6, 4.8e7, 20_000, 6_000),
+}
 """By profile, see ``Footprint``."""
 
 
@@ -155,6 +169,11 @@ class Recipe(GroundedRecipe):
     def encoding(self) -> dict[str, Any]:
         """What of the configuration decides the encoded samples beside the base and ``sample_settings``."""
         return {"recipe": self.name, "parity": self.config.parity, "iou_weight": self.config.iou_weight}
+
+    @property
+    def region_tokens(self) -> int:
+        """See ``REGION_TOKENS``."""
+        return REGION_TOKENS[self.profile]
 
     @property
     def footprint(self) -> Footprint:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from atelier.data.batch_reader import column
 from atelier.data.raw_example import RawExample
+from atelier.models.flops import regional_training_flops
 from atelier.models.grounded_unet import adapter_parameters, blocks, freeze_base
 from atelier.models.regional.batches import RegionLayout, collate
 from atelier.models.regional.regions import RegionMap, map_regions, unions
@@ -19,7 +20,7 @@ from atelier.models.regional.tokens import NO_BOX, EncodedTexts, RegionTokens, c
 from atelier.models.regional_unet import ADAPTER, adopt_regional, attach_regional
 from atelier.recipes.denoising import compute_dtype, load_scheduler
 from atelier.recipes.grounded_objective import GroundedObjective
-from atelier.recipes.grounding import pad_boxes
+from atelier.recipes.grounding import base_sizes, pad_boxes
 from atelier.recipes.latents import LatentEncoder, half, parts_digest
 from atelier.recipes.rich_context import Config, Recipe
 from atelier.recipes.sdxl_text import SDXLText
@@ -142,6 +143,11 @@ class Objective(GroundedObjective):
             fuser: Any = block.fuser
             values[f"{name}.out"] = fuser.attn.to_out[0].weight.detach().float().square().mean().sqrt().item()
         return values
+
+    def flops_per_sample(self) -> float:
+        """See ``regional_training_flops``."""
+        config, latent, tokens = base_sizes(self.base, self.config.resolution)
+        return regional_training_flops(config, latent, self.recipe.region_tokens, self.config.fuser, tokens)
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Shard samples to a batch: latents [B, 4, h, w], prompt [B, T, D], pooled [B, P], boxes [B, N, 4] and masks
