@@ -15,8 +15,8 @@ _UNSAID = {
     "rich_context/metrics": (1e-3, 0.0),
     "rich_context/pipeline_sdxl": (1e-4, 1e-4),
 }
-"""(atol, rtol) where a case says none: by system, or by system and kind (CLIP's logits span ±50; rounding adds up over a
-guided run)."""
+"""(atol, rtol) where a case says none: by system, or by system and kind (CLIP's logits span ±50; rounding adds up over
+a guided run)."""
 
 
 @dataclass(frozen=True)
