@@ -17,7 +17,7 @@ from atelier.data.coco import usable
 from atelier.data.coco_boxes import largest, transform, visible
 from atelier.data.coco_folder import FETCHES, COCOFolder
 from atelier.data.geometry import image_size
-from atelier.data.letterbox import content, stripped
+from atelier.data.letterbox import content
 from atelier.data.quarantine import Filtered, Quarantined
 from atelier.data.raw_example import RawExample
 from atelier.data.raw_form import is_label, is_validation
@@ -145,12 +145,10 @@ class RichSource(COCOFolder):
             raise ValueError("no caption")
         size = image_size(data)
         boxes = label.boxes * frame_scale(size, label.frame)
-        if original := self._original_size(key):
-            inner = content(size, original)
-            if inner != (0, 0, size[1], size[0]):
-                data = stripped(data, inner)
-                size = (inner[3] - inner[1], inner[2] - inner[0])
-                boxes = boxes - np.array([inner[0], inner[1], inner[0], inner[1]], np.float64)
+        inner = None
+        if (original := self._original_size(key)) and (place := content(size, original)) != (0, 0, size[1], size[0]):
+            inner, size = place, (place[3] - place[1], place[2] - place[0])
+            boxes = boxes - np.array([inner[0], inner[1], inner[0], inner[1]], np.float64)
         return RawExample(
             key,
             data,
@@ -162,6 +160,7 @@ class RichSource(COCOFolder):
             dropped=label.dropped,
             captions=captions,
             boxes_px=boxes,
+            inner=inner,
             facts={"categories": label.categories},
         )
 
