@@ -334,6 +334,8 @@ def test_no_description_is_the_category(tmp_path: Path) -> None:
 def test_labels_of_one_image_are_one(raw: Path) -> None:
     (raw / "more").mkdir()
     shutil.copy(label(raw, 1), raw / "more")
+    assert len(examples(raw)) == 8  # the same twice is no contradiction
+    edit(raw / "more" / label(raw, 1).name, lambda it: it.update(caption="another"))
     with pytest.raises(DataError, match="are of one image"):
         open_source(manifest(raw))
     shutil.rmtree(raw / "more")

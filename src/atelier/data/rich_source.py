@@ -42,7 +42,7 @@ class RichSource(COCOFolder):
         cache: where remote files are kept, see ``InputFolder``.
 
     Raises:
-        DataError: no images, no labels, two of one name, or several files of captions.
+        DataError: no images, no labels, two different ones of one name, or several files of captions.
     """
 
     brings_latents = False
@@ -59,7 +59,8 @@ class RichSource(COCOFolder):
             found, own = (self._labels, stem.removeprefix("label_")) if is_label(name) else (self._sizes, stem)
             if own not in stems:
                 continue
-            if own in found:
+            # The same file twice: one pattern gave it with the pictures, and another with the labels.
+            if own in found and manifest.file(found[own]).sha256 != manifest.file(name).sha256:
                 raise DataError(f"{manifest.uri}: {found[own]} and {name} are of one image", "give each image one")
             found[own] = name
         if not self._labels:
