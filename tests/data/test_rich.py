@@ -12,14 +12,15 @@ from PIL import Image
 from transformers import CLIPTokenizer
 
 from atelier.data import digits, digits_rich, rle
-from atelier.data.geometry import decode_image, decode_whole
-from atelier.data.letterbox import content
+from atelier.data.geometry import decode_whole
+from atelier.data.letterbox import content, cut
 from atelier.data.quarantine import Filtered, Quarantined
 from atelier.data.raw_example import RawExample
 from atelier.data.raw_form import form
 from atelier.data.raw_source import Examples, open_source
 from atelier.data.rich_source import frame_scale
 from atelier.data.settings import Settings
+from atelier.data.squares import decode_squares
 from atelier.errors import ConfigError, DataError
 from atelier.recipes.rich_layouts import rich_layouts
 from atelier.recipes.twins.assets import shipped
@@ -52,6 +53,11 @@ def examples(folder: Path) -> dict[str, RawExample]:
 
 def reasons(folder: Path) -> dict[str, str]:
     return {bad.key: bad.reason for bad in read(manifest(folder)) if isinstance(bad, Quarantined)}
+
+
+def picture(example: RawExample) -> Image.Image:
+    whole = decode_whole(example.image, 1)
+    return cut(whole, example.inner) if example.inner else whole
 
 
 @pytest.fixture
@@ -99,7 +105,8 @@ def test_canvases_come_back_without_their_border(raw: Path) -> None:
         assert example.original_size == (beside["original_height"], beside["original_width"])
         with Image.open(raw / IMAGES / f"{key}.jpg") as bordered:
             assert bordered.width == bordered.height == max(example.original_size)
-        pixels = np.asarray(decode_whole(example.image, 1))
+        assert example.inner is not None or example.original_size[0] == example.original_size[1]
+        pixels = np.asarray(picture(example))
         assert pixels.shape[:2] == example.original_size
         assert min(pixels[[0, -1]].min(axis=2).max(), pixels[:, [0, -1]].min(axis=2).max()) < 250  # no white left
 
@@ -110,7 +117,7 @@ def test_ink_lies_in_the_chosen_boxes(raw: Path, tmp_path: Path) -> None:
         for example in source.fetch(unit)():
             assert isinstance(example, RawExample)
             chosen = source.select(example, SETTINGS)
-            bright = decode_image(example.image, 64).min(axis=2) > 130
+            bright = decode_squares(example.image, [64], inner=example.inner)[64].min(axis=2) > 130
             assert len(chosen.boxes) == len(chosen.phrases) == len(example.phrases)
             for box in chosen.boxes:
                 left, top, right, bottom = (round(float(value) * 64) for value in box)
@@ -292,7 +299,22 @@ def test_of_a_box_that_the_crop_hides_nothing_is_said(tmp_path: Path) -> None:
 def test_a_picture_that_was_cropped_square_has_no_border(tmp_path: Path) -> None:
     folder = plain(tmp_path / "a", grey(96, 96), [anno([0, 0, 48, 32])])
     (folder / "a.json").write_text(json.dumps({"original_width": 120, "original_height": 80}))
-    assert reasons(folder) == {"a": "no border: it was cropped or stretched, and nothing tells how"}
+    example = examples(folder)["a"]
+    assert example.inner == (0, 16, 96, 80)
+    assert example.original_size == (64, 96)
+    with pytest.raises(ValueError, match="no border: it was cropped or stretched"):
+        picture(example)
+    with pytest.raises(ValueError, match="no border"):
+        decode_squares(example.image, [64], inner=example.inner)
+
+
+def test_a_line_within_a_border_is_no_picture(tmp_path: Path) -> None:
+    folder = plain(tmp_path / "a", np.full((512, 512, 3), 255, np.uint8), [anno([0, 255, 512, 1])])
+    (folder / "a.json").write_text(json.dumps({"original_width": 90_000, "original_height": 1}))
+    example = examples(folder)["a"]
+    assert example.original_size == (1, 512)
+    with pytest.raises(ValueError, match="image bomb: 1×512 pixels"):
+        decode_squares(example.image, [1024], inner=example.inner)
 
 
 def test_where_a_picture_lies_in_its_border() -> None:
@@ -312,6 +334,8 @@ def test_no_description_is_the_category(tmp_path: Path) -> None:
 def test_labels_of_one_image_are_one(raw: Path) -> None:
     (raw / "more").mkdir()
     shutil.copy(label(raw, 1), raw / "more")
+    assert len(examples(raw)) == 8  # the same twice is no contradiction
+    edit(raw / "more" / label(raw, 1).name, lambda it: it.update(caption="another"))
     with pytest.raises(DataError, match="are of one image"):
         open_source(manifest(raw))
     shutil.rmtree(raw / "more")

@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from atelier.data.coco import InstanceFile, ThingsAndStuff
-from atelier.data.geometry import decode_image
 from atelier.data.letterbox import content
 from atelier.data.padding import padded_boxes, padded_square, padding
 from atelier.data.raw_example import RawExample
@@ -26,6 +25,7 @@ from atelier.data.raw_source import open_source
 from atelier.data.rich_label import read_label
 from atelier.data.rich_source import frame_scale
 from atelier.data.settings import Settings
+from atelier.data.squares import decode_squares
 from atelier.storage.folder import OutputFolder
 from tests.parity.case import Case, Comparison
 
@@ -95,7 +95,7 @@ def _cc3m(spec: dict[str, Any], pixels: np.ndarray, size: int) -> dict[str, Any]
         chosen = source.select(example, Settings(res=size, samples_per_shard=1, batch=1, min_area=0))
         boxes = _whole(chosen.boxes * size)
         return {
-            "image": _pixels(Image.fromarray(decode_image(example.image, size))) / 255,
+            "image": _pixels(Image.fromarray(decode_squares(example.image, [size], inner=example.inner)[size])) / 255,
             "bboxes": boxes,
             "masks": _masks(boxes, size),
             "labels": list(chosen.phrases),

@@ -17,7 +17,7 @@ from atelier.data.coco import usable
 from atelier.data.coco_boxes import largest, transform, visible
 from atelier.data.coco_folder import FETCHES, COCOFolder
 from atelier.data.geometry import image_size
-from atelier.data.letterbox import content, stripped
+from atelier.data.letterbox import content
 from atelier.data.quarantine import Filtered, Quarantined
 from atelier.data.raw_example import RawExample
 from atelier.data.raw_form import is_label, is_validation
@@ -42,7 +42,7 @@ class RichSource(COCOFolder):
         cache: where remote files are kept, see ``InputFolder``.
 
     Raises:
-        DataError: no images, no labels, two of one name, or several files of captions.
+        DataError: no images, no labels, two different ones of one name, or several files of captions.
     """
 
     brings_latents = False
@@ -59,7 +59,8 @@ class RichSource(COCOFolder):
             found, own = (self._labels, stem.removeprefix("label_")) if is_label(name) else (self._sizes, stem)
             if own not in stems:
                 continue
-            if own in found:
+            # The same file twice: one pattern gave it with the pictures, and another with the labels.
+            if own in found and manifest.file(found[own]).sha256 != manifest.file(name).sha256:
                 raise DataError(f"{manifest.uri}: {found[own]} and {name} are of one image", "give each image one")
             found[own] = name
         if not self._labels:
@@ -145,12 +146,10 @@ class RichSource(COCOFolder):
             raise ValueError("no caption")
         size = image_size(data)
         boxes = label.boxes * frame_scale(size, label.frame)
-        if original := self._original_size(key):
-            inner = content(size, original)
-            if inner != (0, 0, size[1], size[0]):
-                data = stripped(data, inner)
-                size = (inner[3] - inner[1], inner[2] - inner[0])
-                boxes = boxes - np.array([inner[0], inner[1], inner[0], inner[1]], np.float64)
+        inner = None
+        if (original := self._original_size(key)) and (place := content(size, original)) != (0, 0, size[1], size[0]):
+            inner, size = place, (place[3] - place[1], place[2] - place[0])
+            boxes = boxes - np.array([inner[0], inner[1], inner[0], inner[1]], np.float64)
         return RawExample(
             key,
             data,
@@ -162,6 +161,7 @@ class RichSource(COCOFolder):
             dropped=label.dropped,
             captions=captions,
             boxes_px=boxes,
+            inner=inner,
             facts={"categories": label.categories},
         )
 

@@ -50,6 +50,7 @@ def test_without_any_layout_every_token_gets_the_null_feature() -> None:
     randomise(net), randomise(layer)
     x = torch.randn(2, 64, 12)
     made = collate([None, None], 8, 8, WIDTH, with_unions=True)
+    assert made["region"].shape == (2, 8)
     assert torch.equal(layer(x, net(**batch(made))), x + layer.null_text_feat)
 
 

@@ -83,6 +83,16 @@ def test_a_region_whose_tokens_are_missing_is_not_covered() -> None:
     assert torch.equal(lost.joint_mask(64).covered[0, :, 0], covered)
 
 
+def test_cells_of_a_region_that_was_cut_off_see_nothing() -> None:
+    given = grounding()
+    cells = given.cells.clone()
+    cells[0, :4] = -1
+    cut = given._replace(cells=cells, masks=None)
+    for mask in (cut.token_mask(64), cut.union_mask(64), cut.joint_mask(64)):
+        assert torch.equal(mask.covered[0, :, 0], cells[0].flatten() >= 0)
+        assert (mask.scores[0, 0, :32] == 0).all()
+
+
 def test_masks_are_made_once_a_level_and_kept_with_the_grounding() -> None:
     given = grounding()
     first = given.token_mask(16)

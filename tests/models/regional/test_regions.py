@@ -55,6 +55,8 @@ def test_a_box_smaller_than_a_cell_has_the_cell_that_it_lies_in() -> None:
     small = [0.52, 0.26, 0.55, 0.29]
     assert np.argwhere(map_regions([small], 8, 8).covers[0]).tolist() == [[2, 4]]
     assert map_regions([small], 8, 8, legacy=True).covers.sum() == 0
+    astride = map_regions([[0.49, 0.49, 0.53, 0.53]], 8, 8).covers[0]
+    assert np.argwhere(astride).tolist() == [[4, 4]]
     corner = map_regions([[0.99, 0.99, 1.0, 1.0]], 8, 8).covers[0]
     assert np.argwhere(corner).tolist() == [[7, 7]]
     line = map_regions([[0.5, 0.0, 0.5, 1.0]], 8, 8).covers[0]
