@@ -10,6 +10,7 @@ from components.base import base
 from components.convert import convert
 from components.download import download
 from components.evaluate import evaluate
+from components.evaluate_layouts import evaluate_layouts
 from components.judge import judge
 from components.predecessor import predecessor
 from components.preprocess import preprocess
@@ -50,6 +51,12 @@ def pipeline(
     sample_count: int = 0,
     sample_steps: int = 0,
     guidance: float = 0.0,
+    clip: str = "",
+    pick: str = "",
+    pick_tokenizer: str = "",
+    sam: str = "",
+    eval_batch: int = 0,
+    bars: str = "",
     model_name: str = "rich-context",
 ) -> None:
     """Trains, judges and registers.
@@ -79,6 +86,12 @@ def pipeline(
         sample_count: Held-out layouts to sample; 0 is the recipe's own.
         sample_steps: Denoising steps; 0 is the recipe's own.
         guidance: Guidance scale; 0 is the recipe's own.
+        clip: CLIP to measure CropCLIP with, e.g. openai/clip-vit-base-patch32. Empty leaves it out.
+        pick: PickScore to measure CropPick with, e.g. yuvalkirstain/PickScore_v1. Empty leaves it out.
+        pick_tokenizer: Folder of PickScore's tokenizer, where its own holds none and clip is empty.
+        sam: SAM to measure SAMIoU with, e.g. facebook/sam-vit-huge. Empty leaves it out.
+        eval_batch: Crops measured at once; 0 is 64.
+        bars: What metrics must reach for a model to pass, a JSON object in the place of the recipe's own.
         model_name: Name of the registered model.
     """
     of = {"artifacts": artifacts, "recipe": RECIPE, "profile": profile}
@@ -113,7 +126,18 @@ def pipeline(
     samples = sample(model=model, count=sample_count, steps=sample_steps, guidance=guidance, seed=seed, **of).outputs[
         "samples"
     ]
-    evaluation = evaluate(samples=samples, judge=reader, **of).outputs["evaluation"]
+    read = evaluate(samples=samples, judge=reader, **of).outputs["evaluation"]
+    evaluation = evaluate_layouts(
+        samples=samples,
+        evaluation=read,
+        clip=clip,
+        pick=pick,
+        pick_tokenizer=pick_tokenizer,
+        sam=sam,
+        batch=eval_batch,
+        bars=bars,
+        **of,
+    ).outputs["measured"]
     registration = register(
         model=model, evaluation=evaluation, training=training, name=model_name, artifacts=artifacts
     ).outputs["registration"]

@@ -10,6 +10,7 @@ from torch import nn
 from atelier.models.gligen import GatedSelfAttention
 from atelier.models.grounded_unet import blocks
 from atelier.models.overlay import is_watched, overlaid
+from atelier.models.regional.fusers import RegionalCrossAttention
 from atelier.sampling.remembered import Remembered
 from atelier.sampling.run_block import RunBlock, fits
 
@@ -37,7 +38,11 @@ def for_a_run(unet: nn.Module) -> nn.Module:
 
 def _for_a_run(fuser: nn.Module) -> nn.Module:
     """With what it makes of the grounding alone remembered."""
-    return _remembering(fuser, "linear") if isinstance(fuser, GatedSelfAttention) else fuser
+    if isinstance(fuser, GatedSelfAttention):
+        return _remembering(fuser, "linear")
+    if isinstance(fuser, RegionalCrossAttention):
+        return overlaid(fuser, {"attn": _remembering(fuser.attn, "to_k", "to_v")})
+    return fuser
 
 
 def _remembering(module: nn.Module, *parts: str) -> nn.Module:
