@@ -157,6 +157,8 @@ def test_a_trained_adapter_says_what_it_is(kind: FuserKind, boxed: bool) -> None
     for name, tensor in adapter_parameters(other).items():
         assert torch.equal(tensor, state[name])
     assert other.position_net.frequencies == (8 if boxed else 0)
+    assert other.position_net.keep_small
+    assert not adopt_regional(make_unet(16), state, keep_small=False).position_net.keep_small
 
 
 def test_another_systems_adapter_is_refused() -> None:

@@ -175,7 +175,7 @@ def unet(kind: FuserKind) -> Callable[[Case], dict[str, Tensor]]:
         own = ("attention_type", "position_net_cls", "fuser_cls")
         config = {name: value for name, value in case.spec["unet_config"].items() if name not in own}
         hidden = len(case.weights["position_net.linears.0.bias"])
-        model = attach_regional(UNet2DConditionModel(**config), kind, hidden=hidden)
+        model = attach_regional(UNet2DConditionModel(**config), kind, hidden=hidden, keep_small=False)
         model.load_state_dict(case.weights)
         freeze_base(model)
         given = case.inputs

@@ -34,6 +34,7 @@ def attach_regional(
     hidden: int = 512,
     *,
     boxed: bool = True,
+    keep_small: bool = True,
 ) -> UNet2DConditionModel:
     """Gives every transformer block a regional fuser and the UNet a position net, all freshly initialised.
 
@@ -46,6 +47,7 @@ def attach_regional(
         positive_len: width of a text state; the UNet's cross_attention_dim by default.
         hidden: hidden width of the position net.
         boxed: whether the position net reads boxes.
+        keep_small: whether small regions keep a cell on coarse levels (``Grounding``); upstream loses them.
 
     Returns:
         the same UNet.
@@ -56,15 +58,18 @@ def attach_regional(
     if fuser not in FUSERS:
         raise ConfigError(f"there is no regional fuser {fuser!r}", f"use one of {', '.join(FUSERS)}")
     width = context_width(unet)
-    net = RegionTextNet(positive_len or width, width, hidden=hidden, boxed=boxed)
+    net = RegionTextNet(positive_len or width, width, hidden=hidden, boxed=boxed, keep_small=keep_small)
     return give_layers(unet, FUSERS[fuser], net, "regional")
 
 
-def adopt_regional(unet: UNet2DConditionModel, state: dict[str, Tensor]) -> UNet2DConditionModel:
+def adopt_regional(
+    unet: UNet2DConditionModel, state: dict[str, Tensor], *, keep_small: bool = True
+) -> UNet2DConditionModel:
     """Attaches the layers that a trained adapter is of, and loads it.
 
     Args:
         state: the adapter's tensors by name, and none besides (``grounded_unet.is_adapter_key`` tells them).
+        keep_small: as in ``attach_regional``.
 
     Raises:
         ConfigError: these are no regional layers, or they do not fit the UNet; lists every key that is wrong.
@@ -73,7 +78,8 @@ def adopt_regional(unet: UNet2DConditionModel, state: dict[str, Tensor]) -> UNet
     if null is None or bias is None:
         raise ConfigError("the adapter has no position net of regional layers", "it is another system's, or incomplete")
     boxed = len(null) != context_width(unet)
-    attach_regional(unet, kind_of(state), len(null) - (_BOX if boxed else 0), len(bias), boxed=boxed)
+    text = len(null) - (_BOX if boxed else 0)
+    attach_regional(unet, kind_of(state), text, len(bias), boxed=boxed, keep_small=keep_small)
     load_adapter(unet, state)
     return unet
 

@@ -31,7 +31,7 @@ def grounding(height: int, width: int, *, pooled: bool = False) -> Grounding:
         number[2][number[2] > given["cells"][2].max()] = -1
         given |= {"text": given["text"][:, :regions], "region": number}
         given |= {"bias": torch.zeros(3, regions), "boxes": torch.zeros(3, regions, 4)}
-    net = RegionTextNet(WIDTH, CONTEXT, hidden=16)
+    net = RegionTextNet(WIDTH, CONTEXT, hidden=16, keep_small=False)
     randomise(net)
     with torch.no_grad():
         return net(**given)
@@ -171,7 +171,7 @@ def test_one_graph(kind: type[nn.Module]) -> None:
     randomise(layers)
     net = RegionTextNet(WIDTH, CONTEXT, hidden=16)
     arguments = batch(collate([random_layout(4), None], 8, 8, WIDTH, with_unions=True))
-    x = visual(64)[:2]
+    x = visual(16)[:2]
 
     def run(x: Tensor, arguments: dict[str, Tensor]) -> Tensor:
         objs = net(**arguments)

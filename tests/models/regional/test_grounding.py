@@ -1,12 +1,17 @@
 """A level's grid and masks: nearest neighbours, padding unseen, made once."""
 
+import itertools
+from collections import Counter
+
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from atelier.models.regional.batches import collate
 from atelier.models.regional.grounding import Grounding, level_size
-from tests.models.regional.layouts import WIDTH, batch, random_layout
+from atelier.models.regional.regions import map_regions, unions
+from tests.models.regional.layouts import WIDTH, batch, random_boxes, random_layout
 
 
 def grounding(height: int = 8, width: int = 8) -> Grounding:
@@ -91,6 +96,49 @@ def test_cells_of_a_region_that_was_cut_off_see_nothing() -> None:
     for mask in (cut.token_mask(64), cut.union_mask(64), cut.joint_mask(64)):
         assert torch.equal(mask.covered[0, :, 0], cells[0].flatten() >= 0)
         assert (mask.scores[0, 0, :32] == 0).all()
+
+
+def by_hand(cells: list[list[int]], height: int, width: int) -> list[list[int]]:
+    """The level's cells: the nearest, then those that a region without any touches, the smallest written last."""
+    rows, columns = len(cells), len(cells[0])
+    level = [[cells[y * rows // height][x * columns // width] for x in range(width)] for y in range(height)]
+    there = {region for row in level for region in row}
+    sizes = Counter(region for row in cells for region in row)
+    lost = [region for region in sizes if region not in there and region >= 0]
+    for region in sorted(lost, key=lambda region: (-sizes[region], -region)):
+        for y, x in itertools.product(range(rows), range(columns)):
+            if cells[y][x] == region:
+                level[y * height // rows][x * width // columns] = region
+    return level
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (12, 20), (10, 14)])
+def test_a_region_between_a_coarse_levels_cells_is_kept(height: int, width: int) -> None:
+    cells = torch.from_numpy(np.stack([map_regions(random_boxes(20, n), height, width).cells for n in range(4)]))
+    cells[3, : height // 2] = -1
+    regions = int(cells.max()) + 1
+    given = Grounding(torch.zeros(4, regions, 1), torch.zeros(4, regions), torch.arange(regions).expand(4, -1), cells)
+    gained = 0
+    for level in ((-(-height // 2), -(-width // 2)), (-(-height // 4), -(-width // 4))):
+        kept, upstream = (given._replace(keep_small=keep).token_mask(level[0] * level[1]) for keep in (True, False))
+        expected = torch.tensor([by_hand(each.tolist(), *level) for each in cells]).flatten(1)
+        seen = kept.scores[:, 0].isfinite() & kept.covered
+        assert torch.equal(seen.any(-1), expected >= 0)
+        assert torch.equal(seen.int().argmax(-1)[expected >= 0], expected[expected >= 0])
+        gained += int(seen.any(1).sum() - (upstream.scores[:, 0].isfinite() & upstream.covered).any(1).sum())
+    assert gained > 4
+
+
+def test_what_is_kept_sees_itself_where_its_union_is_lost() -> None:
+    """One box of one cell, which the coarse level's nearest cells are not of."""
+    found = map_regions([[0.55, 0.55, 0.6, 0.6]], 16, 16)
+    assert found.cells[9, 9] == found.cells.sum() == 1
+    cells, fields = torch.from_numpy(found.cells)[None], torch.from_numpy(unions(found))[None]
+    given = Grounding(torch.zeros(1, 2, 1), torch.zeros(1, 2), torch.arange(2)[None], cells, fields, None, True)
+    own = given.union_mask(16).scores[0, 0, 10] == 0
+    assert own.nonzero().tolist() == [[10]]
+    assert (given.union_mask(16).scores[0, 0, 0] == 0).all()
+    assert (given._replace(keep_small=False).union_mask(16).scores == 0).all()
 
 
 def test_masks_are_made_once_a_level_and_kept_with_the_grounding() -> None:

@@ -60,3 +60,6 @@ def test_each_call_has_masks_of_its_own() -> None:
     first, second = net(**given), net(**given)
     first.token_mask(64)
     assert second.masks == {}
+    assert first.keep_small
+    net.keep_small = False
+    assert not net(**given).keep_small

@@ -30,6 +30,8 @@ class Grounding(NamedTuple):
         unions: bool [B, R, h, w]; the cells that a region's own cells attend to, for the fusers with self-attention.
         masks: those made so far, by kind and length. ``RegionTextNet`` starts it empty, so that all blocks of a level,
             and all steps of a sampling run that keeps the grounding, share one; None makes them anew each time.
+        keep_small: whether a region that lies between the cells of a coarse level gets those that it touches; else, as
+            upstream has it, it is not there for that level.
     """
 
     tokens: Tensor
@@ -38,6 +40,7 @@ class Grounding(NamedTuple):
     cells: Tensor
     unions: Tensor | None = None
     masks: dict[tuple[str, int], LevelMask] | None = None
+    keep_small: bool = False
 
     def to(self, device: torch.device) -> "Grounding":
         """On a device; itself, with the masks made so far, where it lies there."""
@@ -79,7 +82,10 @@ class Grounding(NamedTuple):
         return self.masks[kind, length]
 
     def _made(self, kind: str, length: int) -> LevelMask:
-        own = _resized(self.cells, *level_size(length, *self.cells.shape[-2:])).flatten(1)  # [B, L]
+        size = level_size(length, *self.cells.shape[-2:])
+        own = _resized(self.cells, *size).flatten(1)  # [B, L]
+        if self.keep_small and length < self.cells[0].numel():
+            own = _with_lost(own, self.cells, size, max(self.cells[0].numel(), self.region.shape[1]))
         seen = (own[..., None] == self.region[:, None, :]) & (self.region >= 0)[:, None, :]
         if kind == "tokens":
             return _mask(seen, self.bias.to(self.tokens.dtype)[:, None, :])
@@ -95,7 +101,9 @@ class Grounding(NamedTuple):
             raise ValueError("this fuser needs the regions' unions (regions.unions), which are not given")
         unions = _resized(self.unions, *level_size(length, *self.cells.shape[-2:])).flatten(2)  # [B, R, L]
         rows = torch.arange(len(own), device=own.device)[:, None]
-        return unions[rows, own.clamp(min=0).long()].bool() & (own >= 0)[..., None]
+        # A region that is kept on a level where its union is lost sees its own cell at least.
+        itself = torch.eye(length, dtype=torch.bool, device=own.device)
+        return (unions[rows, own.clamp(min=0).long()].bool() | itself) & (own >= 0)[..., None]
 
 
 def level_size(length: int, height: int, width: int) -> tuple[int, int]:
@@ -126,6 +134,30 @@ def _resized(maps: Tensor, height: int, width: int) -> Tensor:
     rows = torch.arange(height, device=maps.device) * maps.shape[-2] // height
     columns = torch.arange(width, device=maps.device) * maps.shape[-1] // width
     return maps[..., rows[:, None], columns]
+
+
+def _with_lost(own: Tensor, cells: Tensor, size: tuple[int, int], regions: int) -> Tensor:
+    """A level's cells, those that a region touches which has none of them given to it, the smallest such region first.
+
+    Args:
+        own: int [B, L], the nearest region of each of the level's cells.
+        cells: int [B, h, w].
+        size: of the level.
+        regions: more than the highest number of a region.
+    """
+    rows, height, width = cells.shape
+    # Numbers from 1 on; 0 is no region.
+    every, nearest = cells.flatten(1).long() + 1, own.long() + 1
+    sizes = every.new_zeros(rows, regions + 1).scatter_add(1, every, torch.ones_like(every))
+    there = every.new_zeros(rows, regions + 1).scatter(1, nearest, 1)
+    lost = (there.gather(1, every) == 0) & (every > 0)
+    down = torch.arange(height, device=cells.device) * size[0] // height
+    along = torch.arange(width, device=cells.device) * size[1] // width
+    touched = (down[:, None] * size[1] + along).reshape(1, -1).expand(rows, -1)
+    none = (height * width + 1) * (regions + 1)
+    rank = torch.where(lost, sizes.gather(1, every) * (regions + 1) + every, none)
+    first = torch.full_like(nearest, none).scatter_reduce(1, touched, rank, "amin")
+    return torch.where(first < none, first % (regions + 1), nearest) - 1
 
 
 def _mask(seen: Tensor, bias: Tensor) -> LevelMask:

@@ -19,12 +19,21 @@ class RegionTextNet(nn.Module):
         frequencies: Fourier frequencies a coordinate.
         hidden: width of the two hidden layers (512 in every released model).
         boxed: False leaves the boxes out (upstream's first version).
+        keep_small: as ``Grounding``'s; False is upstream's rule.
     """
 
     def __init__(
-        self, text_dim: int, out_dim: int, frequencies: int = 8, hidden: int = 512, *, boxed: bool = True
+        self,
+        text_dim: int,
+        out_dim: int,
+        frequencies: int = 8,
+        hidden: int = 512,
+        *,
+        boxed: bool = True,
+        keep_small: bool = True,
     ) -> None:
         super().__init__()
+        self.keep_small = keep_small
         self.frequencies = frequencies if boxed else 0
         width = text_dim + self.frequencies * 2 * 4
         self.linears = nn.Sequential(
@@ -67,4 +76,4 @@ class RegionTextNet(nn.Module):
         if self.frequencies:
             features = torch.cat((features, fourier_embedding(boxes, self.frequencies).to(weight.dtype)), dim=-1)
         features = torch.where((region >= 0).unsqueeze(-1), features, weight)
-        return Grounding(self.linears(features), bias, region, cells, unions, masks={})
+        return Grounding(self.linears(features), bias, region, cells, unions, {}, self.keep_small)
