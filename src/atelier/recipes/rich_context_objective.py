@@ -128,7 +128,11 @@ class Objective(GroundedObjective):
 
     def build(self) -> UNet2DConditionModel:
         """The frozen base with fresh layers in every transformer block."""
-        unet = attach_regional(UNet2DConditionModel.from_pretrained(self.base / "unet"), self.config.fuser)
+        unet = attach_regional(
+            UNet2DConditionModel.from_pretrained(self.base / "unet"),
+            self.config.fuser,
+            keep_small=not self.config.parity,
+        )
         freeze_base(unet)
         return unet
 

@@ -91,7 +91,8 @@ class StableDiffusionXLRegionalPipeline(LayoutMixin, StableDiffusionXLPipeline):
         def ground(guided: bool) -> tuple[Grounding, None]:
             own = self._region_layouts(layouts, cells, attention_weight_scale, parity)
             rows = [each for each in own for _ in range(copies)]
-            return self._tokens([None] * len(rows) + rows if guided else rows, cells), None
+            made = self._tokens([None] * len(rows) + rows if guided else rows, cells)
+            return (made._replace(keep_small=False) if parity else made), None
 
         grounded = any(each.boxes for each in layouts)
         return self._layout_call(arguments, ground if grounded else None, scheduled_sampling_beta)

@@ -48,7 +48,8 @@ class Grounding(NamedTuple):
             return self
         tokens, bias, region, cells = (part.to(device) for part in self[:4])
         unions = None if self.unions is None else self.unions.to(device)
-        return Grounding(tokens, bias, region, cells, unions, None if self.masks is None else {})
+        masks: dict[tuple[str, int], LevelMask] | None = None if self.masks is None else {}
+        return Grounding(tokens, bias, region, cells, unions, masks, self.keep_small)
 
     def token_mask(self, length: int) -> LevelMask:
         """Visual tokens [L] over the region tokens [T].
