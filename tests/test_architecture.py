@@ -52,7 +52,15 @@ def test_a_report_looks_at_raw_data_of_every_form_with_the_light_set_alone() -> 
     extras = {name for each in project["optional-dependencies"].values() for name in map(_package, each)}
     absent = sorted(extras - set(map(_package, project["dependencies"])) - {"atelier"})
     assert {"torch", "sklearn"} <= set(absent)
-    sources = ("coco_source", "captioned_source", "captioned_parts", "img2dataset_source", "sa1b_source", "filters")
+    sources = (
+        "coco_source",
+        "rich_source",
+        "captioned_source",
+        "captioned_parts",
+        "img2dataset_source",
+        "sa1b_source",
+        "filters",
+    )
     code = (
         "import sys, importlib\n"
         f"sys.modules |= dict.fromkeys({absent!r})\n"

@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     crossflow.add_argument("--dtype", default="", help="fp32, fp16 or bf16; default: as stored")
     crossflow.add_argument("--keep-tower", action="store_true", help="the contrastive loss's image tower too")
 
+    from atelier.evaluation import regional_command as regional
     from atelier.evaluation import text_command as judged
     from atelier.evaluation.geneval.command import add_geneval_arguments
     from atelier.sampling import command as sample
@@ -123,6 +124,17 @@ def _parser() -> argparse.ArgumentParser:
 
     judged.add_evaluate_text_arguments(
         command("evaluate-text", judged.evaluate_text, "FID and CLIP score of a CrossFlow model (docs/evaluation.md)")
+    )
+
+    regional.add_layouts_arguments(
+        command("layouts", regional.layouts, "write the layouts of labelled pictures (rich-context data) to draw them")
+    )
+    regional.add_evaluate_layouts_arguments(
+        command(
+            "evaluate-layouts",
+            regional.evaluate_layouts,
+            "CropCLIP, CropPick and SAMIoU of pictures with boxes (docs/evaluation.md)",
+        )
     )
 
     add_geneval_arguments(

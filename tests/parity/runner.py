@@ -1,9 +1,8 @@
 """Compares our code with golden cases, tensor by tensor."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,9 @@ from tests.parity import (
     gligen_original,
     gligen_pipelines,
     rich_context,
+    rich_context_data,
+    rich_context_metrics,
+    rich_context_pipelines,
 )
 from tests.parity.case import Case, Comparison
 
@@ -30,7 +32,12 @@ SYSTEMS: dict[str, dict[str, Kind]] = {
         **crossflow_data.KINDS,
     },
     "gligen": {**gligen.KINDS, **gligen_original.KINDS, **gligen_data.KINDS, **gligen_pipelines.KINDS},
-    "rich_context": {**rich_context.KINDS},
+    "rich_context": {
+        **rich_context.KINDS,
+        **rich_context_data.KINDS,
+        **rich_context_metrics.KINDS,
+        **rich_context_pipelines.KINDS,
+    },
 }
 
 
@@ -64,13 +71,14 @@ def judge(case: Case) -> Verdict:
         result = known[case.kind](case)
         if not isinstance(result, Comparison):
             result = Comparison(dict(result), dict(case.outputs))
-        return _compare(case, result.ours, result.expected)
+        return _compare(case, result)
     except Exception as error:  # one broken case must not hide the others
         return Verdict(case.name, False, f"{type(error).__name__}: {error}")
 
 
-def _compare(case: Case, ours: Mapping[str, Any], expected: Mapping[str, Any]) -> Verdict:
-    atol, rtol = case.tolerance
+def _compare(case: Case, found: Comparison) -> Verdict:
+    ours, expected = found.ours, found.expected
+    atol, rtol = found.tolerance or case.tolerance
     missing = sorted(expected.keys() - ours.keys())
     if missing or not expected:
         return Verdict(case.name, False, f"outputs not computed: {missing or 'the case has none'}")

@@ -13,34 +13,50 @@ from torch.utils.flop_counter import FlopCounterMode
 from atelier.models.activations import saved_bytes
 from atelier.models.crossflow.flops import training_flops
 from atelier.models.crossflow.model import CrossFlow
-from atelier.models.flops import adapter_training_flops, unet_inputs
+from atelier.models.flops import adapter_training_flops, region_inputs, regional_training_flops, unet_inputs
 from atelier.models.grounded_unet import adapter_parameters, attach, freeze_base
+from atelier.models.regional_unet import attach_regional
 from atelier.recipes.crossflow import STAGES
 from atelier.recipes.registry import get
 
 GOLDEN = Path(__file__).parents[1] / "parity/golden/gligen"
 ASSETS = Path(__file__).parents[2] / "src/atelier/recipes/assets"
-TWINS = ("igligen_xl", "igligen_xl:1024", "gligen_coco")
-PAPERS = {"igligen_xl": "keys_sdxl", "igligen_xl:1024": "keys_sdxl", "gligen_coco": "keys_sd14"}
+TWINS = ("igligen_xl", "igligen_xl:1024", "gligen_coco", "rich_context")
+PAPERS = {
+    "igligen_xl": "keys_sdxl",
+    "igligen_xl:1024": "keys_sdxl",
+    "gligen_coco": "keys_sd14",
+    "rich_context": "keys_sdxl",
+}
 
 
 def compare(recipe: Any, config: dict[str, Any], latent: int, tokens: int, dtype: torch.dtype) -> None:
     stated, boxes = recipe.footprint, recipe.config.max_boxes
+    regional = recipe.name == "rich_context"
     with torch.device("meta"):
-        unet = attach(UNet2DConditionModel(**config))
+        plain = UNet2DConditionModel(**config)
+        unet = attach_regional(plain, recipe.config.fuser) if regional else attach(plain)
         freeze_base(unet)
         for module in unet.modules():
             module.to(dtype)
         trainable = sum(p.numel() for p in adapter_parameters(unet).values())
 
         def forward(rows: int) -> torch.Tensor:
-            return unet(**_cast(unet_inputs(unet.config, latent, boxes, tokens, rows), dtype)).sample
+            given = unet_inputs(unet.config, latent, 0 if regional else boxes, tokens, rows)
+            if regional:
+                regions = region_inputs(unet.config, latent, recipe.region_tokens, batch=rows)
+                given["cross_attention_kwargs"] = {"gligen": regions}
+            return unet(**_cast(given, dtype)).sample
 
         held = [saved_bytes(functools.partial(forward, rows), unet.parameters()) for rows in (1, 2)]
     assert stated.trainable == trainable
     assert stated.trainable + stated.frozen == sum(p.numel() for p in unet.parameters())
     assert stated.activation_bytes == pytest.approx(held[1] - held[0], rel=0.02)
-    assert stated.training_flops == pytest.approx(adapter_training_flops(config, latent, boxes, tokens), rel=0.005)
+    if regional:
+        flops = regional_training_flops(config, latent, recipe.region_tokens, recipe.config.fuser, tokens)
+    else:
+        flops = adapter_training_flops(config, latent, boxes, tokens)
+    assert stated.training_flops == pytest.approx(flops, rel=0.005)
 
 
 def _cast(values: Any, dtype: torch.dtype) -> Any:

@@ -10,8 +10,9 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from atelier.models.grounded_unet import attach
+from atelier.models.grounded_unet import adapter_parameters, attach
 from atelier.models.overlay import overlaid
+from atelier.models.regional_unet import attach_regional
 from atelier.recipes.twins import sdxl
 from atelier.sampling.remembered import Remembered
 from atelier.sampling.run_block import RunBlock
@@ -66,6 +67,35 @@ def test_the_same_bits_and_the_text_once(unet: UNet2DConditionModel, multiplicat
     ):
         address = shared.weight.data_ptr()
         assert multiplications[address] == before[address] * times
+
+
+@torch.no_grad()
+def test_regional_layers_read_their_tokens_once(multiplications: Counter[int]) -> None:
+    torch.manual_seed(0)
+    unet = attach_regional(make_unet(), "casa").eval()
+    for parameter in adapter_parameters(unet).values():
+        nn.init.normal_(parameter, std=0.1)
+    given = inputs()
+    grounding = unet.position_net(
+        text=torch.randn(4, 8, 32),
+        boxes=torch.rand(4, 8, 4),
+        bias=torch.zeros(4, 8),
+        region=torch.arange(8).expand(4, -1) % 3,
+        cells=torch.randint(0, 3, (4, 16, 16)),
+        unions=torch.rand(4, 3, 16, 16) > 0.3,
+    )
+    given["cross_attention_kwargs"] = {"gligen": {"objs": grounding}}
+    expected = unet(**given).sample
+    before = Counter(multiplications)
+    multiplications.clear()
+    run = for_a_run(unet)
+    for _ in range(3):
+        assert torch.equal(run(**given).sample, expected)
+    fuser = unet.down_blocks[0].attentions[0].transformer_blocks[0].fuser
+    for once in (fuser.attn.to_k, fuser.attn.to_v):
+        assert multiplications[once.weight.data_ptr()] == before[once.weight.data_ptr()] > 0
+    for every in (fuser.attn.to_q, fuser.self_attn.to_k):
+        assert multiplications[every.weight.data_ptr()] == 3 * before[every.weight.data_ptr()] > 0
 
 
 @torch.no_grad()

@@ -152,3 +152,20 @@ def test_steps_of_a_cluster_run_share_a_parent_that_nobody_made(store: str, monk
     step("train")
     assert connected.get_run(parent.info.run_id).info.status == "FINISHED"
     assert parent_run("kfp-run-1", "igligen-xl-512", {}) == parent.info.run_id
+
+
+def test_an_older_parent_that_is_written_late_becomes_everybodys(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy server: one step's parent was begun first and is seen last, after others have settled on theirs."""
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "late")
+    connected = client(store)
+    shared = {"atelier.run_id": "kfp-run-2", "atelier.role": "pipeline"}
+    with child_run("base", tags={"atelier.run_id": "kfp-run-2"}) as run:
+        child = run.run_id()
+        assert child is not None
+        first = connected.get_run(child).data.tags["mlflow.parentRunId"]
+        experiment = connected.get_run(child).info.experiment_id
+        older = connected.create_run(experiment, start_time=1, tags=shared).info.run_id
+        connected.delete_run(first)  # as its maker does when it looks again
+    assert connected.get_run(child).data.tags["mlflow.parentRunId"] == older
+    assert connected.get_run(older).info.status == "FINISHED"
+    assert connected.get_run(child).info.status == "FINISHED"

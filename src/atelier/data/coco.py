@@ -3,7 +3,7 @@
 import sys
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -104,6 +104,38 @@ class InstanceFile:
         phrases = tuple(self._categories[category] for category in self._of_box[first:end].tolist())
         return Annotated(
             (), self._boxes[first:end].copy(), phrases, self._sizes[number], dropped=self._dropped.get(number, 0)
+        )
+
+
+OTHER = "other"
+"""COCO's category of stuff that is none of the others; it says nothing of what is to be seen."""
+
+
+class ThingsAndStuff:
+    """COCO's ``instances_*.json`` and ``stuff_*.json`` of the same images: an image's things, then its stuff.
+
+    Args:
+        things, stuff: of which ``OTHER`` is left out.
+    """
+
+    def __init__(self, things: InstanceFile, stuff: InstanceFile) -> None:
+        self._things, self._stuff = things, stuff
+
+    def names(self) -> Iterable[str]:
+        return self._things.names()
+
+    def of(self, image: str) -> Annotated | None:
+        things, stuff = self._things.of(image), self._stuff.of(image)
+        if things is None or stuff is None:
+            return things
+        if things.size != stuff.size:
+            return replace(things, problem=f"its things and its stuff state two sizes: {things.size} and {stuff.size}")
+        rows = [place for place, phrase in enumerate(stuff.phrases) if phrase != OTHER]
+        return replace(
+            things,
+            boxes=np.concatenate([things.boxes, stuff.boxes[rows]]),
+            phrases=(*things.phrases, *(stuff.phrases[row] for row in rows)),
+            dropped=things.dropped + stuff.dropped + len(stuff.phrases) - len(rows),
         )
 
 

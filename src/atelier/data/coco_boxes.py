@@ -30,16 +30,28 @@ def transform(box_xyxy: Box, size_wh: tuple[int, int], image_size: int, min_area
     """
     if not np.isfinite(box_xyxy).all():
         return None
-    scale = image_size / min(size_wh)
-    left, top = ((side * scale - image_size) // 2 for side in size_wh)
-    x0, y0, x1, y1 = (
-        min(max(value * scale - offset, 0.0), float(image_size))
-        for value, offset in zip(box_xyxy, (left, top, left, top), strict=True)
-    )
+    x0, y0, x1, y1 = (min(max(value, 0.0), float(image_size)) for value in _placed(box_xyxy, size_wh, image_size))
     if x1 <= x0 or y1 <= y0 or (x1 - x0) * (y1 - y0) / image_size**2 < min_area:
         return None
     corners = (x0, y0, x1, y1)
     return CroppedBox(corners, (x0 / image_size, y0 / image_size, x1 / image_size, y1 / image_size))
+
+
+def visible(box_xyxy: Box, size_wh: tuple[int, int], image_size: int) -> float:
+    """The share of a box's area that the square shows; 0 where the box is none. Arguments as ``transform``'s."""
+    if not np.isfinite(box_xyxy).all():
+        return 0.0
+    x0, y0, x1, y1 = _placed(box_xyxy, size_wh, image_size)
+    whole = (x1 - x0) * (y1 - y0)
+    shown = max(min(x1, image_size) - max(x0, 0.0), 0.0) * max(min(y1, image_size) - max(y0, 0.0), 0.0)
+    return shown / whole if x1 > x0 and y1 > y0 else 0.0
+
+
+def _placed(box_xyxy: Box, size_wh: tuple[int, int], image_size: int) -> list[float]:
+    """The corners in the square's pixels, whatever lies outside of it."""
+    scale = image_size / min(size_wh)
+    left, top = ((side * scale - image_size) // 2 for side in size_wh)
+    return [value * scale - offset for value, offset in zip(box_xyxy, (left, top, left, top), strict=True)]
 
 
 def largest(boxes: np.ndarray, limit: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from atelier.data.coco import CaptionFile, usable
 from atelier.data.geometry import image_size
-from atelier.data.quarantine import Quarantined
+from atelier.data.quarantine import Filtered, Quarantined
 from atelier.data.raw_example import RawExample
 from atelier.data.raw_form import PICTURES
 from atelier.data.raw_source import Examples
@@ -80,7 +80,7 @@ class COCOFolder:
         first = int(name.rpartition("-")[2]) * self._unit_images
         return self.images[first : first + self._unit_images]
 
-    def _example(self, image: str, path: Path) -> RawExample | Quarantined:
+    def _example(self, image: str, path: Path) -> RawExample | Quarantined | Filtered:
         key, name = PurePosixPath(image).stem, PurePosixPath(image).name
         with os_errors(path):
             data = path.read_bytes()

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from atelier.data.coco import Annotated, Annotations, InstanceFile, usable, warn_of_missing
+from atelier.data.coco import Annotated, Annotations, InstanceFile, ThingsAndStuff, usable, warn_of_missing
 from atelier.data.coco_boxes import largest, transform
 from atelier.data.coco_folder import COCOFolder, is_json
 from atelier.data.geometry import image_size
 from atelier.data.raw_example import RawExample
+from atelier.data.raw_form import is_stuff
 from atelier.data.raw_source import verified
 from atelier.data.settings import Settings
 from atelier.errors import DataError
@@ -20,11 +21,11 @@ from atelier.storage.manifest import Manifest
 
 class COCOSource(COCOFolder):
     """``RawSource`` of image files with one instances JSON or ``.pth``, or the shards of ``annotate``, and a captions
-    JSON (the ``.pth`` and the shards may bring their own captions).
+    JSON (the ``.pth`` and the shards may bring their own captions). Beside an instances JSON there may be one of stuff.
 
     Args:
-        manifest: of kind ``coco-raw``: images anywhere, ``*instances*.json``, ``*.pth`` or ``*.tar``,
-            ``*captions*.json``.
+        manifest: of kind ``coco-raw``: images anywhere, ``*instances*.json`` (and ``stuff*.json``), ``*.pth`` or
+            ``*.tar``, ``*captions*.json``.
         cache: where remote files are kept, see ``InputFolder``.
 
     Raises:
@@ -38,10 +39,16 @@ class COCOSource(COCOFolder):
         names = self._folder.names()
         self._shards = [n for n in names if n.endswith(".tar")]
         self._boxes = [n for n in names if n.endswith(".pth") or is_json(n, "instances")]
+        self._stuff = [n for n in names if is_stuff(n)]
         if len(self._boxes) + bool(self._shards) != 1:
             found = f"{len(self._boxes)} files of boxes" + (" and shards of annotations" if self._shards else "")
             raise DataError(
                 f"{manifest.uri}: {found}", "give one instances_*.json, one .pth, or the shards (*.tar) of annotate"
+            )
+
+        if len(self._stuff) > 1 or (self._stuff and not is_json(self._boxes[0] if self._boxes else "", "instances")):
+            raise DataError(
+                f"{manifest.uri}: {len(self._stuff)} files of stuff", "give at most one, beside an instances_*.json"
             )
 
     @functools.cached_property
@@ -53,7 +60,9 @@ class COCOSource(COCOFolder):
 
             found = AnnotatedShards([verified(self._folder, name) for name in self._shards])
         elif self._boxes[0].endswith(".json"):
-            found = InstanceFile(self._folder.fetch(self._boxes[0]))
+            found = things = InstanceFile(self._folder.fetch(self._boxes[0]))
+            if self._stuff:
+                found = ThingsAndStuff(things, InstanceFile(self._folder.fetch(self._stuff[0])))
         else:
             from atelier.data.coco_published import PublishedFile
 

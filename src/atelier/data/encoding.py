@@ -66,7 +66,7 @@ class Encoding:
     def prepare(self, example: RawExample) -> Prepared:
         """The example with its chosen boxes, and its pixels, uint8 [res, res, 3], or its latent."""
         if example.latent is None:
-            arrays = decode_squares(example.image, self.settings.resolutions, self.settings.crop)
+            arrays = decode_squares(example.image, self.settings.resolutions, self.settings.crop, example.inner)
         else:
             if problem := flaw(example.latent, self._takes_latents.latent_shape(self.settings.res)):
                 raise ValueError(problem)

@@ -77,12 +77,16 @@ def decode_whole(jpeg: bytes, res: int) -> Image.Image:
         ValueError: not an image, a damaged one, or an image bomb.
     """
     with _opened(jpeg) as opened:
-        _bounded((opened.height, opened.width), res)
+        bounded((opened.height, opened.width), res)
         return _rgb(opened)
 
 
-def _bounded(size: tuple[int, int], res: int) -> tuple[int, int]:
-    """``resized``, of a size that can be held."""
+def bounded(size: tuple[int, int], res: int) -> tuple[int, int]:
+    """``resized``, of a size that can be held.
+
+    Raises:
+        ValueError: it cannot.
+    """
     height, width = resized(size, res)
     if height * width > MAX_PIXELS:  # one pixel high, and as long as a JPEG may be
         raise ValueError(f"image bomb: {size[0]}×{size[1]} pixels resized to {height}×{width}")

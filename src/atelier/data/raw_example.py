@@ -14,7 +14,7 @@ class RawExample:
     Attributes:
         key: unique in the source; no dot, e.g. ``"sa_<id>"``.
         image: the file's bytes (JPEG, PNG or WebP); b"" where the latent is there.
-        original_size: (H, W) in pixels.
+        original_size: (H, W) in pixels; of ``inner`` where that is given.
         caption: text; the first where there are several.
         boxes: float32 [n, 4], xyxy in [0, 1] of the centre crop.
         scores: [n], the detector's confidence; 1 for what people drew.
@@ -24,6 +24,7 @@ class RawExample:
         boxes_px: float64 [n, 4], xyxy in pixels of the original image, for a source that states them so.
         phrase_embeddings: float16 [n, D], for a source that brings them.
         latent: float16 [C, h, w] of the centre crop, scaled, for a source that brings latents instead of images.
+        inner: left, top, right, bottom in pixels of ``image`` where that has a border: all else is about it.
         facts: what else the source states about it, e.g. scores, see ``filters``.
     """
 
@@ -40,4 +41,5 @@ class RawExample:
     boxes_px: np.ndarray | None = None
     phrase_embeddings: np.ndarray | None = None
     latent: np.ndarray | None = None
+    inner: tuple[int, int, int, int] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)

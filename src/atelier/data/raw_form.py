@@ -94,10 +94,16 @@ def _coco_kind(name: str) -> str | None:
     return "boxes" if suffix in (".pth", ".tar") else None
 
 
+def is_stuff(name: str) -> bool:
+    """Whether a file is COCO's ``stuff_*.json``, which may lie beside its instances."""
+    name = PurePosixPath(name).name
+    return name.startswith("stuff") and name.endswith(".json")
+
+
 def _coco_check(places: Iterable[str]) -> None:
     places = list(places)
     _has_pictures(places)
-    boxes = [place for place in places if _coco_kind(place) == "boxes"]
+    boxes = [place for place in places if _coco_kind(place) == "boxes" and not is_stuff(place)]
     if len(boxes) != 1 and not (boxes and all(place.endswith(".tar") for place in boxes)):
         raise ConfigError(
             f"the source has {len(boxes)} files of boxes",
@@ -201,6 +207,43 @@ def _img2dataset_draw(folder: Path, images: int, seed: int, size: int) -> dict[s
     return write_tars(folder, images, seed, size)
 
 
+def is_label(name: str) -> bool:
+    """Whether a file is a label of rich-context data: ``label_<image>.json``."""
+    name = PurePosixPath(name).name
+    return name.startswith("label_") and name.endswith(".json")
+
+
+def is_validation(name: str) -> bool:
+    """Whether a file lists images of rich-context data that are held out: ``validation*.json``."""
+    name = PurePosixPath(name).name
+    return name.startswith("validation") and name.endswith(".json")
+
+
+def _rich_kind(name: str) -> str | None:
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix in PICTURES:
+        return "pictures"
+    if suffix != ".json":
+        return None
+    return "captions" if "captions" in PurePosixPath(name).name and not is_label(name) else "boxes"
+
+
+def _rich_check(places: Iterable[str]) -> None:
+    places = list(places)
+    _has_pictures(places)
+    if not any(is_label(place) for place in places):
+        raise ConfigError(
+            "the source has no label_<image>.json", "give labels as boxes, e.g. s3://bucket/labels/*.json"
+        )
+
+
+def _rich_draw(folder: Path, images: int, seed: int, size: int) -> dict[str, int]:
+    from atelier.data.digits_rich import write_rich
+
+    write_rich(folder, images, seed, size)
+    return {}
+
+
 FORMS = {
     "captioned": RawForm(
         "captioned",
@@ -251,5 +294,15 @@ FORMS = {
         _coco_images_kind,
         _has_pictures,
         draw=_coco_draw,
+    ),
+    # Pictures with their sizes beside them (the files of img2dataset), and labels.
+    "rich-context": RawForm(
+        "rich-context",
+        {"pictures": "images", "captions": "annotations", "boxes": "annotations"},
+        ("captions",),
+        _rich_kind,
+        _rich_check,
+        beside=(".txt", ".parquet", "_stats.json"),
+        draw=_rich_draw,
     ),
 }

@@ -60,8 +60,8 @@ class RawSource(RawUnits, Protocol):
 
 
 def open_source(manifest: Manifest, cache: Path | None = None) -> RawSource:
-    """The source of the manifest's kind: ``coco-raw``, ``captioned-raw``, ``img2dataset-raw``, ``sa1b-latents-raw``, or
-    tars (``sa1b-raw``, or any folder that holds some).
+    """The source of the manifest's kind: ``coco-raw``, ``captioned-raw``, ``img2dataset-raw``, ``rich-context-raw``,
+    ``sa1b-latents-raw``, or tars (``sa1b-raw``, or any folder that holds some).
 
     Raises:
         DataError: it holds no data of that form.
@@ -81,6 +81,10 @@ def open_source(manifest: Manifest, cache: Path | None = None) -> RawSource:
         from atelier.data.img2dataset_source import Img2DatasetSource
 
         return Img2DatasetSource(manifest, cache)
+    if manifest.kind == "rich-context-raw":
+        from atelier.data.rich_source import RichSource
+
+        return RichSource(manifest, cache)
     if manifest.kind == "sa1b-latents-raw":
         from atelier.data.sa1b_latents_source import SA1BLatentsSource
 

@@ -5,23 +5,30 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from atelier.data.geometry import centre_square, decode_whole
+from atelier.data.geometry import bounded, centre_square, decode_whole
+from atelier.data.letterbox import Rectangle, cut
 
 
-def decode_squares(jpeg: bytes, resolutions: Sequence[int], crop: str = "bilinear") -> dict[int, np.ndarray]:
+def decode_squares(
+    jpeg: bytes, resolutions: Sequence[int], crop: str = "bilinear", inner: Rectangle | None = None
+) -> dict[int, np.ndarray]:
     """Decodes a picture once and cuts its squares.
 
     Args:
         resolutions: pixels of their sides.
         crop: one of ``CROPS``.
+        inner: where in the picture, which has a border, the picture itself is.
 
     Returns:
         uint8 [res, res, 3] by resolution, RGB.
 
     Raises:
-        ValueError: not an image, a damaged one, or an image bomb.
+        ValueError: not an image, a damaged one, an image bomb, or one with no border around ``inner``.
     """
     image = decode_whole(jpeg, max(resolutions))
+    if inner is not None:
+        image = cut(image, inner)
+        bounded((image.height, image.width), max(resolutions))
     return {res: np.asarray(CROPS[crop](image, res)) for res in resolutions}
 
 

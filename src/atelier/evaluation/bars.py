@@ -15,8 +15,14 @@ from atelier.errors import ConfigError
 LOWER_IS_BETTER = ("fid",)
 CONTROL = "_ungrounded"
 _JUDGED = ("layout_accuracy", "layout_fill", "ink_in_boxes")
-METRICS = (*_JUDGED, *(f"{name}{CONTROL}" for name in _JUDGED), "fid", "clip_score")
-"""What the pipelines' evaluation can find: the digit judge's, its control's, and those of ``text_evaluation``."""
+_BOXED = ("crop_clip", "crop_pick", "sam_iou")
+METRICS = (
+    *(f"{name}{suffix}" for suffix in ("", CONTROL) for name in (*_JUDGED, *_BOXED)),
+    "fid",
+    "clip_score",
+)
+"""What the pipelines' evaluation can find: the digit judge's and those of ``regional_evaluation``, both of the control
+too, and those of ``text_evaluation``."""
 
 
 class Bar(BaseModel):

@@ -20,16 +20,17 @@ class ClipScore:
 
     Args:
         name: a CLIP's folder, or its id on the hub.
+        tokenizer: that of its tokenizer; "": the same.
 
     Raises:
         ConfigError: it is none.
     """
 
-    def __init__(self, name: str = MODEL) -> None:
+    def __init__(self, name: str = MODEL, tokenizer: str = "") -> None:
         from transformers import AutoTokenizer, CLIPModel
 
         self._model = load_model(CLIPModel, name)
-        self._tokenizer = load(AutoTokenizer, name)
+        self._tokenizer = load(AutoTokenizer, tokenizer or name)
         self.side = int(self._model.config.vision_config.image_size)
         self._tokens = int(self._model.config.text_config.max_position_embeddings)
 

@@ -1,5 +1,6 @@
 """Attaches Rich-context's regional layers to a stock diffusers UNet, without forking it (see ``grounded_unet``)."""
 
+from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 from diffusers import UNet2DConditionModel
@@ -13,6 +14,9 @@ from atelier.models.regional.fusers import (
     RegionalCrossAttention,
 )
 from atelier.models.regional.position_net import RegionTextNet
+
+ADAPTER = "regional_adapter.safetensors"
+"""The trained layers' file beside a stock base model."""
 
 FuserKind: TypeAlias = Literal["ca", "casa", "instdiff"]
 
@@ -80,13 +84,13 @@ def adopt_regional(
     return unet
 
 
-def kind_of(state: dict[str, Tensor]) -> FuserKind:
-    """Which fusers an adapter's tensors are of, by their names.
+def kind_of(names: Iterable[str]) -> FuserKind:
+    """Which fusers an adapter is of, by its parameters' names.
 
     Raises:
         ConfigError: of none of ours.
     """
-    parts = {name.split(".fuser.", 1)[1].split(".", 1)[0] for name in state if ".fuser." in name}
+    parts = {name.split(".fuser.", 1)[1].split(".", 1)[0] for name in names if ".fuser." in name}
     for kind, own in _PARTS.items():
         if parts == own:
             return kind

@@ -15,7 +15,7 @@ from atelier.models.grounded_unet import adopt, attach, freeze_base, is_adapter_
 from atelier.recipes.denoising import compute_dtype, load_scheduler
 from atelier.recipes.gligen_coco import Recipe
 from atelier.recipes.grounded_objective import GroundedObjective
-from atelier.recipes.grounding import pad_boxes, start_adapter
+from atelier.recipes.grounding import pad_phrases, start_adapter
 from atelier.recipes.latents import LatentEncoder, half, parts_digest
 from atelier.recipes.sd_text import SDText
 from atelier.sampling.gligen_sd import StableDiffusionGLIGENPipeline
@@ -118,7 +118,7 @@ class Objective(GroundedObjective):
             "latents": torch.from_numpy(column(samples, "latent").astype(np.float32)),
             "prompts": torch.from_numpy(prompts),
             "captions": torch.tensor(counts),
-            **pad_boxes(samples, self.config.max_boxes),
+            **pad_phrases(samples, self.config.max_boxes),
         }
 
     def loss(self, model: nn.Module, batch: dict[str, Any], draws: Draws, progress: float) -> dict[str, Tensor]:

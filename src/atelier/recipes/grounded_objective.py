@@ -6,10 +6,11 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
+from atelier.models.flops import adapter_training_flops
 from atelier.models.grounded_unet import adapter_parameters, gates
 from atelier.models.training_view import TrainingView
 from atelier.recipes.denoising import NoiseSchedule, box_weights, load_scheduler, weighted_mse
-from atelier.recipes.grounding import adapter_groups, training_flops
+from atelier.recipes.grounding import adapter_groups, base_sizes
 from atelier.recipes.previews import LayoutPreviews
 
 
@@ -56,5 +57,6 @@ class GroundedObjective:
         return self._previews.validate(model, previews)
 
     def flops_per_sample(self) -> float:
-        """See ``training_flops``."""
-        return training_flops(self.base, self.config.resolution, self.config.max_boxes)
+        """See ``adapter_training_flops``."""
+        config, latent, tokens = base_sizes(self.base, self.config.resolution)
+        return adapter_training_flops(config, latent, self.config.max_boxes, tokens)

@@ -91,12 +91,19 @@ class GroundedRecipe:
             num_inference_steps=steps,
             guidance_scale=guidance,
             generator=[torch.Generator().manual_seed(layout.seed) for layout in layouts],
-            gligen_boxes=[layout.boxes for layout in layouts] if grounded else None,
-            gligen_phrases=[layout.phrases for layout in layouts] if grounded else None,
-            gligen_scheduled_sampling_beta=self.config.beta,
-            gligen_max_boxes=self.config.max_boxes,
+            **(self._grounding(pipeline, layouts) if grounded else {}),
         ).images
         return images
+
+    def _grounding(self, pipeline: Any, layouts: "list[Layout]") -> dict[str, Any]:
+        """The pipeline's arguments of the layouts."""
+        given: dict[str, Any] = pipeline.layout_arguments(
+            [layout.boxes for layout in layouts],
+            [layout.phrases for layout in layouts],
+            beta=self.config.beta,
+            max_boxes=self.config.max_boxes,
+        )
+        return given
 
 
 def _take(source: Path, folder: Path, base: "InputFolder") -> list[str]:

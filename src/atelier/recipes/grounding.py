@@ -48,27 +48,29 @@ def adapter_groups(model: nn.Module, gate_lr: float | None) -> list[dict[str, An
 
 
 def pad_boxes(samples: list[dict[str, Any]], limit: int) -> dict[str, Tensor]:
-    """``boxes`` [B, limit, 4], ``masks`` [B, limit] and ``phrases`` [B, limit, D] of shard samples, float32; the
-    samples are left as they are."""
-    width = samples[0]["phrases"].shape[-1]
+    """``boxes`` [B, limit, 4] and ``masks`` [B, limit] of shard samples, float32; the samples are left as they are."""
     boxes = np.zeros((len(samples), limit, 4), np.float32)
     masks = np.zeros((len(samples), limit), np.float32)
-    phrases = np.zeros((len(samples), limit, width), np.float32)
     for row, sample in enumerate(samples):
         used = min(len(sample["json"]["boxes"]), limit)
         if used:
             boxes[row, :used] = sample["json"]["boxes"][:used]
-            phrases[row, :used] = sample["phrases"][:used]
             masks[row, :used] = 1
-    return {name: torch.from_numpy(array) for name, array in (("boxes", boxes), ("masks", masks), ("phrases", phrases))}
+    return {"boxes": torch.from_numpy(boxes), "masks": torch.from_numpy(masks)}
 
 
-def training_flops(base: Path, resolution: int, max_boxes: int) -> float:
-    """Twice the base's forward pass (activations need gradients, weights do not) + three times the adapter's."""
-    from atelier.models.flops import adapter_training_flops
+def pad_phrases(samples: list[dict[str, Any]], limit: int) -> dict[str, Tensor]:
+    """``pad_boxes`` with ``phrases`` [B, limit, D]: each box's embedding."""
+    phrases = np.zeros((len(samples), limit, samples[0]["phrases"].shape[-1]), np.float32)
+    for row, sample in enumerate(samples):
+        used = min(len(sample["json"]["boxes"]), limit)
+        phrases[row, :used] = sample["phrases"][:used]
+    return {**pad_boxes(samples, limit), "phrases": torch.from_numpy(phrases)}
 
-    config = UNet2DConditionModel.load_config(base / "unet")
+
+def base_sizes(base: Path, resolution: int) -> tuple[dict[str, Any], int, int]:
+    """A base's UNet configuration, the side of its latent of ``resolution`` pixels, and its text tokens."""
+    config: dict[str, Any] = dict(UNet2DConditionModel.load_config(base / "unet"))
     tokens = json.loads((base / "text_encoder" / "config.json").read_text())["max_position_embeddings"]
     vae = AutoencoderKL.load_config(base / "vae")
-    latent = resolution // 2 ** (len(vae["block_out_channels"]) - 1)
-    return adapter_training_flops(config, latent, max_boxes, tokens)
+    return config, resolution // 2 ** (len(vae["block_out_channels"]) - 1), tokens

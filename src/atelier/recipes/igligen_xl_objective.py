@@ -13,7 +13,7 @@ from atelier.data.raw_example import RawExample
 from atelier.models.grounded_unet import attach, freeze_base
 from atelier.recipes.denoising import compute_dtype, load_scheduler
 from atelier.recipes.grounded_objective import GroundedObjective
-from atelier.recipes.grounding import pad_boxes, start_adapter
+from atelier.recipes.grounding import pad_phrases, start_adapter
 from atelier.recipes.igligen_xl import Recipe
 from atelier.recipes.latents import LatentEncoder, half, parts_digest
 from atelier.recipes.sdxl_text import SDXLText
@@ -104,7 +104,7 @@ class Objective(GroundedObjective):
             "latents": stack("latent"),
             "prompt": stack("prompt"),
             "pooled": stack("pooled"),
-            **pad_boxes(samples, self.config.max_boxes),
+            **pad_phrases(samples, self.config.max_boxes),
             # float32 holds sizes exactly; upstream's fp16 rounds those above 2048.
             "time_ids": torch.tensor([sample["json"]["time_ids"] for sample in samples], dtype=torch.float32),
         }

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from atelier.errors import ConfigError
 
-RECIPES = ("crossflow", "gligen_coco", "igligen_xl")
+RECIPES = ("crossflow", "gligen_coco", "igligen_xl", "rich_context")
 
 
 def names() -> tuple[str, ...]:

@@ -32,7 +32,7 @@ class Settings:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("model", type=Path, help="folder of a GLIGEN model (diffusers layout; SD 1.x, 2.x or SDXL)")
+    parser.add_argument("model", type=Path, help="folder of a GLIGEN or Rich-context model (diffusers layout)")
     parser.add_argument("--prompt", help="the caption")
     parser.add_argument(
         "--box", action="append", default=[], metavar="X0,Y0,X1,Y1=PHRASE", help="shares of the picture; many times"
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", metavar="WxH", help="in pixels; default: the model's own")
     parser.add_argument("--steps", type=int, help="denoising steps (50)")
     parser.add_argument("--guidance", type=float, help="classifier-free guidance (7.5; SDXL 5)")
-    parser.add_argument("--beta", type=float, help="share of the steps that are grounded (0.3)")
+    parser.add_argument("--beta", type=float, help="share of the steps that are grounded (0.3; Rich-context 1)")
     parser.add_argument(
         "--decay", type=float, default=0.0, help="share of the steps over which grounding fades out (0)"
     )
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         guidance=_first(
             arguments.guidance, preset.guidance if preset else None, 5.0 if hasattr(pipeline, "tokenizer_2") else 7.5
         ),
-        beta=_first(arguments.beta, preset.beta if preset else None, 0.3),
+        beta=_first(arguments.beta, preset.beta if preset else None, pipeline.default_beta),
         decay=arguments.decay,
         size=size,
         grounded=not arguments.ungrounded,
@@ -127,16 +127,19 @@ def draw(pipeline: Any, requests: Sequence[Request], settings: Settings) -> Iter
         yield from pipeline(
             [request.prompt for request in batch],
             negative_prompt=[request.negative for request in batch] if batch[0].negative else None,
-            gligen_boxes=[request.boxes for request in batch] if settings.grounded else None,
-            gligen_phrases=[request.phrases for request in batch] if settings.grounded else None,
-            gligen_scheduled_sampling_beta=settings.beta,
-            gligen_decay=settings.decay,
+            **(_layouts(pipeline, batch, settings) if settings.grounded else {}),
             num_inference_steps=settings.steps,
             guidance_scale=settings.guidance,
             generator=[torch.Generator().manual_seed(request.seed or 0) for request in batch],
             callback_on_step_end=step,
             **size,
         ).images
+
+
+def _layouts(pipeline: Any, batch: Sequence[Request], settings: Settings) -> dict[str, Any]:
+    boxes, phrases = [request.boxes for request in batch], [request.phrases for request in batch]
+    given: dict[str, Any] = pipeline.layout_arguments(boxes, phrases, beta=settings.beta, decay=settings.decay)
+    return given
 
 
 def _batches(requests: Sequence[Request], size: int) -> list[list[Request]]:

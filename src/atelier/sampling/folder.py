@@ -1,4 +1,4 @@
-"""Opens a diffusers folder that carries GLIGEN's layers as the pipeline that fits it."""
+"""Opens a diffusers folder that carries layers for layouts as the pipeline that fits it."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,8 @@ from atelier.errors import ConfigError
 
 
 def open_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """``StableDiffusionXLGLIGENPipeline`` where there are two text encoders, else ``StableDiffusionGLIGENPipeline``.
+    """``StableDiffusionXLRegionalPipeline`` where Rich-context's layers lie beside it, else GLIGEN's of its family:
+    ``StableDiffusionXLGLIGENPipeline`` where there are two text encoders, ``StableDiffusionGLIGENPipeline``.
 
     Raises:
         ConfigError: no diffusers folder, or its UNet has no grounding layers.
@@ -24,6 +25,12 @@ def open_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     parts: dict[str, Any] = json.loads(index.read_text())
     if parts.get("_class_name") == "CrossFlowPipeline":
         raise ConfigError(f"{folder} is a CrossFlow, which knows no boxes", "draw with it by `atelier paint`")
+    from atelier.models.regional_unet import ADAPTER
+
+    if (folder / ADAPTER).is_file():
+        from atelier.sampling.regional_sdxl import StableDiffusionXLRegionalPipeline
+
+        return StableDiffusionXLRegionalPipeline.from_pretrained(folder, torch_dtype=dtype)
     if (parts.get("text_encoder_2") or [None])[0] is not None:
         from atelier.sampling.gligen_sdxl import StableDiffusionXLGLIGENPipeline
 

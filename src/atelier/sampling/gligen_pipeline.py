@@ -1,13 +1,5 @@
-"""What GLIGEN adds to a diffusers pipeline, whatever the base model.
+"""What GLIGEN adds to a diffusers pipeline, whatever the base model: phrases as tokens, and inpainting in boxes."""
 
-The stock loop is not copied. A call makes a shallow copy of the pipeline with a scheduler of its own and views of the
-UNet and VAE (``parts``), and lets the stock ``__call__`` run on that copy. So a pipeline, its UNet and its scheduler
-are after a call what they were before, and threads may share one.
-"""
-
-import copy
-import inspect
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,25 +8,39 @@ from torch import Tensor
 
 from atelier.errors import ConfigError
 from atelier.sampling.inpainting import Inpainting, encode, keep_mask
-from atelier.sampling.layout_input import PromptLayout, read_layouts
-from atelier.sampling.parts import RunUNet, RunVAE
+from atelier.sampling.layout_input import Boxes, PromptLayout, read_layouts
+from atelier.sampling.layout_pipeline import TOKENIZING, LayoutMixin, prompt_count
 from atelier.sampling.schedule import grounding_scales
-from atelier.sampling.sharing import for_a_run
-
-#: A fast tokenizer keeps padding and truncation as state from one call to the next: one thread at a time.
-_TOKENIZING = threading.Lock()
 
 
-class GLIGENMixin:
+class GLIGENMixin(LayoutMixin):
     """Grounded sampling for a subclass of a stock pipeline, which it precedes among the bases.
 
     A subclass says how phrases become embeddings and which stock pipeline does the work.
     """
 
-    #: The stock pipeline class whose loop runs.
-    _stock: type[Any]
-    #: Set on a run's own copy when it inpaints.
-    _inpainting: Inpainting | None = None
+    def layout_arguments(
+        self,
+        boxes: Sequence[Boxes],
+        phrases: Sequence[Sequence[str]],
+        *,
+        beta: float,
+        decay: float = 0.0,
+        max_boxes: int | None = None,
+    ) -> dict[str, Any]:
+        """The call's own arguments for one layout a prompt.
+
+        Args:
+            beta, decay: as in ``grounding_scales``.
+            max_boxes: slots of the model; None: as many as the call's own default.
+        """
+        given = {
+            "gligen_boxes": boxes,
+            "gligen_phrases": phrases,
+            "gligen_scheduled_sampling_beta": beta,
+            "gligen_decay": decay,
+        }
+        return given if max_boxes is None else {**given, "gligen_max_boxes": max_boxes}
 
     def _embed_phrases(self, phrases: list[str]) -> Tensor:
         """Phrase embeddings [N, width]."""
@@ -62,46 +68,21 @@ class GLIGENMixin:
             inpaint_image: a PIL image, or one a prompt.
         """
         grounding_scales(1, beta, decay)
-        prompts = _prompt_count(arguments)
+        prompts = prompt_count(arguments)
         copies = arguments.get("num_images_per_prompt") or 1
         layouts = read_layouts(boxes, phrases, embeddings, prompts, max_boxes)
-        run = copy.copy(self)
-        # Freeing hooks is the shared pipeline's business: its modules are the real ones.
-        vars(run)["maybe_free_model_hooks"] = self.maybe_free_model_hooks
-        vars(run)["scheduler"] = scheduler = copy.deepcopy(self.scheduler)
-        if self.vae is not None:
-            vars(run)["vae"] = RunVAE(self.vae)
         inpainting = self._prepare_inpainting(inpaint_image, layouts, prompts, copies, arguments)
-        extra = self._inpainting_channels(inpainting)
-        guided = self._default(arguments, "guidance_scale") > 1 and self.unet.config.time_cond_proj_dim is None
-        if extra is not None and guided:
-            extra = torch.cat((extra, extra))
-        tokens = grounded = None
-        if any(layout.boxes for layout in layouts) and beta + decay > 0:
+        channels = self._inpainting_channels(inpainting)
+
+        def ground(guided: bool) -> tuple[Tensor, Tensor | None]:
             tokens = self._grounding_tokens(layouts, max_boxes, copies, guided)
-        if tokens is not None and not all(layout.boxes for layout in layouts):
+            if all(layout.boxes for layout in layouts):
+                return tokens, None
             rows = torch.tensor([float(bool(layout.boxes)) for layout in layouts]).repeat_interleave(copies)
-            grounded = rows.repeat(2 if guided else 1)[:, None, None]
-        vars(run)["unet"] = RunUNet(for_a_run(self.unet), scheduler, tokens, grounded, beta, decay, extra)
-        if inpainting is not None:
-            inpainting.watch(scheduler)
-            run._inpainting = inpainting
-        return self._stock.__call__(run, **arguments)
+            return tokens, rows.repeat(2 if guided else 1)[:, None, None]
 
-    def encode_prompt(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """As the stock pipeline, one thread at a time."""
-        with _TOKENIZING:
-            return self._stock.encode_prompt(self, *args, **kwargs)
-
-    def prepare_latents(self: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """As the stock pipeline; a run that inpaints starts with the picture outside the boxes."""
-        latents: Tensor = self._stock.prepare_latents(self, *args, **kwargs)
-        return latents if self._inpainting is None else self._inpainting.start(latents, self.scheduler)
-
-    def _default(self: Any, arguments: dict[str, Any], name: str) -> Any:
-        if name in arguments:
-            return arguments[name]
-        return inspect.signature(self._stock.__call__).parameters[name].default
+        grounded = any(layout.boxes for layout in layouts)
+        return self._layout_call(arguments, ground if grounded else None, beta, decay, inpainting, channels)
 
     def _grounding_tokens(self: Any, layouts: list[PromptLayout], max_boxes: int, copies: int, guided: bool) -> Tensor:
         """The position net's tokens of the whole batch (guided: null tokens for the unconditional half first)."""
@@ -183,15 +164,6 @@ class GLIGENMixin:
         wants = self.unet.config.in_channels > self.unet.config.out_channels
         return inpainting.channels if inpainting is not None and wants else None
 
-    def _size(self: Any, arguments: dict[str, Any]) -> tuple[int, int]:
-        """Height and width in pixels, the stock pipeline's own where none are given."""
-        height, width = arguments.get("height"), arguments.get("width")
-        if height and width:
-            return int(height), int(width)
-        sample = self.unet.config.sample_size
-        rows, columns = (sample, sample) if isinstance(sample, int) else sample
-        return rows * self.vae_scale_factor, columns * self.vae_scale_factor
-
 
 def pooled_states(tokenizer: Any, encoder: Any, phrases: list[str], output: str) -> Tensor:
     """One text encoder's end-of-text state of each phrase [N, width]; longer phrases are cut to its length.
@@ -207,18 +179,9 @@ def pooled_states(tokenizer: Any, encoder: Any, phrases: list[str], output: str)
     """
     if tokenizer is None or encoder is None:
         raise ConfigError("the pipeline has no text encoder for phrases", "give gligen_phrase_embeds")
-    with _TOKENIZING:
+    with TOKENIZING:
         ids = tokenizer(
             phrases, padding="longest", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
         ).input_ids
     state: Tensor = getattr(encoder(ids.to(encoder.device)), output)
     return state
-
-
-def _prompt_count(arguments: dict[str, Any]) -> int:
-    prompt = arguments.get("prompt")
-    if prompt is not None:
-        return 1 if isinstance(prompt, str) else len(prompt)
-    if arguments.get("prompt_embeds") is None:
-        raise ConfigError("there is neither prompt nor prompt_embeds", "give one of the two")
-    return len(arguments["prompt_embeds"])

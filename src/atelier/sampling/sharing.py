@@ -7,8 +7,10 @@ every other part, is the original's.
 from diffusers import UNet2DConditionModel
 from torch import nn
 
+from atelier.models.gligen import GatedSelfAttention
 from atelier.models.grounded_unet import blocks
 from atelier.models.overlay import is_watched, overlaid
+from atelier.models.regional.fusers import RegionalCrossAttention
 from atelier.sampling.remembered import Remembered
 from atelier.sampling.run_block import RunBlock, fits
 
@@ -26,12 +28,21 @@ def for_a_run(unet: nn.Module) -> nn.Module:
         return unet
     parts: dict[str, nn.Module] = {}
     for name, block in blocks(unet):
-        fuser = _remembering(block.fuser, "linear")
+        fuser = _for_a_run(block.fuser)
         if fits(block):
             parts[name] = RunBlock(block, fuser)
         else:
             parts |= {f"{name}.attn2": _remembering(block.attn2, "to_k", "to_v"), f"{name}.fuser": fuser}
     return overlaid(unet, parts)
+
+
+def _for_a_run(fuser: nn.Module) -> nn.Module:
+    """With what it makes of the grounding alone remembered."""
+    if isinstance(fuser, GatedSelfAttention):
+        return _remembering(fuser, "linear")
+    if isinstance(fuser, RegionalCrossAttention):
+        return overlaid(fuser, {"attn": _remembering(fuser.attn, "to_k", "to_v")})
+    return fuser
 
 
 def _remembering(module: nn.Module, *parts: str) -> nn.Module:

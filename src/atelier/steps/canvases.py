@@ -25,7 +25,7 @@ def canvases(folder: InputFolder, most: int, shards: Manifest | None = None) -> 
     Args:
         shards: made of the raw data; what their filters dropped is not shown.
     """
-    shown = folder.manifest.kind in ("coco-raw", "captioned-raw", "img2dataset-raw")
+    shown = folder.manifest.kind in ("coco-raw", "captioned-raw", "img2dataset-raw", "rich-context-raw")
     return _of_source(folder, most, *_sifted_by(shards)) if shown else _of_tars(folder, most)
 
 
@@ -42,6 +42,7 @@ def _sifted_by(shards: Manifest | None) -> "tuple[Filters | None, int]":
 def _of_source(folder: InputFolder, most: int, filters: "Filters | None", side: int) -> list[Picture]:
     from atelier.data.filters import reason
     from atelier.data.geometry import decode_whole
+    from atelier.data.letterbox import cut
     from atelier.data.raw_example import RawExample
     from atelier.data.raw_source import open_source
     from atelier.data.settings import Settings
@@ -53,7 +54,8 @@ def _of_source(folder: InputFolder, most: int, filters: "Filters | None", side: 
         try:
             if not isinstance(example, RawExample) or (filters and reason(example, filters, side)):
                 continue  # preprocess has counted it
-            image = _centre_square(decode_whole(example.image, 1))
+            whole = decode_whole(example.image, 1)
+            image = _centre_square(cut(whole, example.inner) if example.inner else whole)
         except ValueError:
             continue  # likewise
         chosen = source.select(example, Settings(res=image.width, samples_per_shard=1, batch=1))

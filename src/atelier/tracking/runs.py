@@ -26,8 +26,8 @@ __all__ = ["TrackedRun", "attach", "child_run", "default_uri", "end_parent", "pa
 RUN_ID, ROLE, PARENT = "atelier.run_id", "atelier.role", "mlflow.parentRunId"
 CLOSE_S = 15.0
 _PARAM_LIMIT, _PARAM_BATCH = 5_500, 100
-_SETTLE_S = 2.0
-"""How long a run that is being made may take to be seen by others."""
+_SETTLE_S, _SETTLE_SHARE = 2.0, 4.0
+"""How long a run that is being made may take to be seen by others: seconds, or times what making one took here."""
 
 
 def parent_run(run_id: str, pipeline: str, params: dict[str, Any]) -> str:
@@ -211,11 +211,7 @@ def child_run(
         run.set_tags({"atelier.error": error.what})
         raise
     finally:
-        run._send(
-            lambda connected, mlflow_run: [
-                connected.set_terminated(each, status=status) for each in (mlflow_run, *shared)
-            ]
-        )
+        run._send(lambda connected, mlflow_run: _end_child(connected, uri, mlflow_run, texts, shared, status))
         run.close()
 
 
@@ -245,25 +241,47 @@ def _begin_child(connected: Any, uri: str, name: str, tags: dict[str, str], shar
     return str(made.info.run_id)
 
 
+def _end_child(connected: Any, uri: str, mlflow_run: str, tags: dict[str, str], shared: list[str], status: str) -> None:
+    """Ends a step's run, and with it the parent that the steps share: the one that they agree on by now."""
+    connected.set_terminated(mlflow_run, status=status)
+    for parent in shared:
+        agreed = _oldest_parent(connected, _experiment(connected, uri, "atelier"), tags[RUN_ID]) or parent
+        if agreed != parent:
+            connected.set_tag(mlflow_run, PARENT, agreed)
+        connected.set_terminated(agreed, status=status)
+
+
 def _shared_parent(connected: Any, uri: str, run_id: str) -> str:
-    """The pipeline run's MLflow run, found or made, and set to running; steps that begin at once agree on one."""
+    """The pipeline run's MLflow run, found or made, and set to running; steps that begin at once agree on one.
+
+    On the oldest: which that is can turn out late, since one that was begun before may be written after. So whoever
+    makes one waits and looks again, and every step looks again when it ends.
+    """
+    from mlflow.exceptions import MlflowException
+
     experiment = _experiment(connected, uri, "atelier")
-    wanted = f"tags.`{RUN_ID}` = '{_quoted(run_id)}' and tags.`{ROLE}` = 'pipeline'"
-
-    def oldest() -> str | None:
-        found = connected.search_runs([experiment], wanted)
-        return min(((run.info.start_time, run.info.run_id) for run in found), default=(0, None))[1]
-
-    known = oldest()
+    known = _oldest_parent(connected, experiment, run_id)
     if known is None:
+        began = time.monotonic()
         made = connected.create_run(experiment, run_name=run_id, tags={RUN_ID: run_id, ROLE: "pipeline"}).info.run_id
-        # Another step's may have an earlier time and be written later: whoever makes one looks again when it is there.
-        time.sleep(_SETTLE_S)
-        known = oldest() or made
+        time.sleep(max(_SETTLE_S, _SETTLE_SHARE * (time.monotonic() - began)))
+        known = _oldest_parent(connected, experiment, run_id) or made
         if known != made:
             connected.delete_run(made)
-    connected.update_run(known, status="RUNNING")
+    try:
+        connected.update_run(known, status="RUNNING")
+    except MlflowException:
+        # Its maker has just found an older one.
+        known = _oldest_parent(connected, experiment, run_id)
+        if known is None:
+            raise
+        connected.update_run(known, status="RUNNING")
     return str(known)
+
+
+def _oldest_parent(connected: Any, experiment: str, run_id: str) -> str | None:
+    found = connected.search_runs([experiment], f"tags.`{RUN_ID}` = '{_quoted(run_id)}' and tags.`{ROLE}` = 'pipeline'")
+    return min(((run.info.start_time, str(run.info.run_id)) for run in found), default=(0, None))[1]
 
 
 def _experiment(connected: Any, uri: str, name: str) -> str:

@@ -42,6 +42,15 @@ class Grounding(NamedTuple):
     masks: dict[tuple[str, int], LevelMask] | None = None
     keep_small: bool = False
 
+    def to(self, device: torch.device) -> "Grounding":
+        """On a device; itself, with the masks made so far, where it lies there."""
+        if self.tokens.device == device:
+            return self
+        tokens, bias, region, cells = (part.to(device) for part in self[:4])
+        unions = None if self.unions is None else self.unions.to(device)
+        masks: dict[tuple[str, int], LevelMask] | None = None if self.masks is None else {}
+        return Grounding(tokens, bias, region, cells, unions, masks, self.keep_small)
+
     def token_mask(self, length: int) -> LevelMask:
         """Visual tokens [L] over the region tokens [T].
 

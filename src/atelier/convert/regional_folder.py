@@ -1,0 +1,109 @@
+"""Rich-context models as folders: a stock diffusers base, and the trained regional layers in a file beside it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import Tensor
+
+from atelier.convert import unet_folder
+from atelier.convert.pipeline_folder import copy_parts, read_index, write_index
+from atelier.convert.weights import MAX_SHARD, Weights, of_file, save, save_folder, shapes_of, size_of
+from atelier.errors import ConfigError, DataError
+from atelier.models.grounded_unet import adapter_parameters, is_adapter_key
+from atelier.models.keys import Shape, require_same_keys
+from atelier.models.regional_unet import ADAPTER, attach_regional, kind_of
+
+_POSITIVE = "null_positive_feature"
+"""What early checkpoints call ``null_text_feature``."""
+
+
+def export(base: Path, adapter: Mapping[str, Tensor], folder: Path) -> dict[str, int]:
+    """Writes a trained adapter beside a copy of the base.
+
+    Stock diffusers opens the folder as the base model; with boxes ``StableDiffusionXLRegionalPipeline`` does.
+
+    Args:
+        base: the frozen base's diffusers folder.
+        adapter: fusers and position net by the names of the UNet.
+
+    Returns:
+        parameter counts: ``adapter`` and ``total``.
+
+    Raises:
+        ConfigError: counts and lists the adapter's keys that are missing, unknown or of another shape.
+        DataError: the base is no whole diffusers folder.
+    """
+    frozen, config = unet_folder.read(base / "unet")
+    frozen = {name: weight for name, weight in frozen.items() if not is_adapter_key(name)}
+    check_adapter({name: tuple(tensor.shape) for name, tensor in adapter.items()}, config, "the adapter")
+    save_file({name: tensor.contiguous() for name, tensor in sorted(adapter.items())}, folder / ADAPTER)
+    plain = {name: value for name, value in config.items() if name not in ("attention_type", "_name_or_path")}
+    unet = folder / "unet"
+    unet.mkdir(parents=True, exist_ok=True)
+    (unet / unet_folder.CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n")
+    save_folder(frozen, unet, size_of(MAX_SHARD))
+    copy_parts(base, folder)
+    write_index(folder, read_index(base) | {"unet": ["diffusers", "UNet2DConditionModel"]})
+    trained = sum(tensor.numel() for tensor in adapter.values())
+    return {"adapter": trained, "total": trained + sum(weight.numel for weight in frozen.values())}
+
+
+def unpack(source: Path, folder: Path, config: Mapping[str, Any]) -> list[str]:
+    """The regional layers of a foreign checkpoint into a folder that is there, as ``regional_adapter.safetensors``.
+
+    Args:
+        source: a released pipeline's folder or its ``unet``, a .pth of position net and fusers (opened with
+            ``weights_only``), one of ours.
+        config: of the UNet that they are for.
+
+    Returns:
+        what there is to say.
+
+    Raises:
+        ConfigError: they are not this UNet's; lists the keys. DataError: the source is missing or damaged.
+    """
+    weights = _adapter_of(source)
+    check_adapter(shapes_of(weights), config, str(source))
+    save(weights, folder / ADAPTER)
+    count = sum(weight.numel for weight in weights.values())
+    return [f"read  {source}: regional layers ({kind_of(weights)}), {count:,} parameters"]
+
+
+def check_adapter(shapes: Mapping[str, Shape], config: Mapping[str, Any], what: str) -> None:
+    """The adapter has every fuser and the position net of such a UNet, and nothing besides.
+
+    Raises:
+        ConfigError: counts and lists what is missing, unknown or of another shape.
+    """
+    hidden = shapes.get(unet_folder.HIDDEN, (512,))[0]
+    plain = {name: value for name, value in config.items() if not name.startswith("_") and name != "attention_type"}
+    with torch.device("meta"):
+        unet = attach_regional(UNet2DConditionModel(**plain), kind_of(shapes), hidden=hidden)
+    require_same_keys(
+        dict(shapes),
+        {name: tuple(parameter.shape) for name, parameter in adapter_parameters(unet).items()},
+        f"{what} does not fit the UNet ({unet_folder.family_of(config)})",
+        "use the adapter with the base model it was trained on",
+    )
+
+
+def _adapter_of(source: Path) -> Weights:
+    if source.is_dir():
+        if (source / ADAPTER).is_file():
+            return of_file(source / ADAPTER)
+        place = source / "unet" if (source / "unet").is_dir() else source
+        weights, _ = unet_folder.read(place)
+    elif source.is_file():
+        weights = of_file(source)
+    else:
+        raise DataError(f"{source}: there is no such file or folder", "check the path")
+    renamed = {name.replace(_POSITIVE, "null_text_feature"): weight for name, weight in weights.items()}
+    found = {name: weight for name, weight in renamed.items() if is_adapter_key(name)}
+    if not found:
+        raise ConfigError(f"{source} holds no regional layers", "give a Rich-context model or its layers")
+    return found

@@ -1,0 +1,170 @@
+"""CropCLIP, CropPick and SAMIoU of pictures of described boxes: is each object in its box what its description says?"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from atelier.data.geometry import decode_whole
+from atelier.errors import DataError
+from atelier.evaluation.regional_yardsticks import METRICS, OBJECTS, RESULT, Boxed, RegionalYardsticks
+from atelier.progress import Progress
+from atelier.storage.atomic import os_errors, write_bytes, write_json
+from atelier.storage.digest import sha256_bytes, sha256_json
+
+VERSION = 1
+"""Of what is measured; another one's figures are not taken over."""
+AT_ONCE = 16
+"""Pictures whose crops are measured together."""
+
+
+class _Opened:
+    """The networks, opened before anything is measured."""
+
+    def __init__(self, given: RegionalYardsticks, batch: int) -> None:
+        from atelier.evaluation.crop_score import CropScore
+        from atelier.evaluation.sam_iou import SamIoU
+
+        self.clip = CropScore(given.clip, batch=batch) if given.clip else None
+        self.pick = CropScore(given.pick, given.pick_tokenizer or given.clip, batch) if given.pick else None
+        self.sam = SamIoU(given.sam, given.legacy) if given.sam else None
+
+    def measured(self, pictures: Sequence[Boxed]) -> list[dict[str, list[float]]]:
+        """The figures of every box of some pictures."""
+        from atelier.evaluation.crops import crop, pixels
+
+        opened = [_open(each) for each in pictures]
+        boxes = [pixels(each.boxes, image.size) for each, image in zip(pictures, opened, strict=True)]
+        cut = [[crop(image, box) for box in own] for image, own in zip(opened, boxes, strict=True)]
+        crops = [each for own in cut for each in own]
+        phrases = [phrase for each in pictures for phrase in each.phrases]
+        found: list[dict[str, list[float]]] = [{"pixels": [each.width * each.height for each in own]} for own in cut]
+        for name, score in (("crop_clip", self.clip), ("crop_pick", self.pick)):
+            if score is not None:
+                values = score(crops, phrases).tolist()
+                for row, own in zip(found, boxes, strict=True):
+                    row[name], values = values[: len(own)], values[len(own) :]
+        if self.sam is not None:
+            for row, image, own in zip(found, opened, boxes, strict=True):
+                row["sam_iou"] = self.sam(image, own).tolist()
+        return found
+
+
+def evaluate(out: Path, pictures: Sequence[Boxed], yardsticks: RegionalYardsticks, batch: int = 64) -> dict[str, Any]:
+    """Measures every box, and writes ``evaluation.json`` and ``objects.jsonl`` (a picture a line).
+
+    What an interrupted evaluation measured of the same pictures with the same yardsticks is taken over.
+
+    Args:
+        pictures: those without boxes are counted, and have no part in the means.
+        batch: crops at once.
+
+    Returns:
+        what ``evaluation.json`` holds: metrics are means over a picture's boxes, then over pictures.
+
+    Raises:
+        ConfigError: no yardstick, or a model that does not fit. DataError: no box at all, a picture that cannot be
+        read, a box outside of it. StorageError: a file cannot be read, or the folder not be written.
+    """
+    yardsticks.check()
+    for each in pictures:
+        if len(each.boxes) != len(each.phrases):
+            raise DataError(f"{each.path}: {len(each.boxes)} boxes and {len(each.phrases)} phrases", "give one a box")
+    if not any(each.boxes for each in pictures):
+        raise DataError("no picture has a box", "give layouts with boxes and phrases")
+    with os_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    states = asdict(yardsticks) | {"states": yardsticks.states, "version": VERSION}
+    keys = [_key(each, states) for each in pictures]
+    known = _known(out / OBJECTS)
+    waiting = [place for place, key in enumerate(keys) if key not in known and pictures[place].boxes]
+    opened = _Opened(yardsticks, batch) if waiting else None
+    progress = Progress("measuring", len(pictures), "pictures", start=len(pictures) - len(waiting))
+    with os_errors(out), (out / OBJECTS).open("a", encoding="utf-8") as file:
+        file.write("\n" if known else "")  # behind a line that was cut off
+        for some in _chunks(waiting, AT_ONCE):
+            assert opened is not None
+            rows = opened.measured([pictures[place] for place in some])
+            for place, row in zip(some, rows, strict=True):
+                known[keys[place]] = row
+                file.write(json.dumps({"key": keys[place], "picture": pictures[place].path.name, **row}) + "\n")
+            file.flush()
+            progress.advance(len(some))
+    _write_objects(out / OBJECTS, pictures, keys, known)
+    result = _result(pictures, [known.get(key, {}) for key in keys], yardsticks, states)
+    write_json(out / RESULT, result)
+    return result
+
+
+def mean_of_means(values: Sequence[Sequence[float]]) -> float:
+    """Over the objects of a picture, then over pictures; those without objects are left out."""
+    return float(np.mean([np.mean(own) for own in values if len(own)]))
+
+
+def _result(
+    pictures: Sequence[Boxed],
+    rows: Sequence[dict[str, list[float]]],
+    yardsticks: RegionalYardsticks,
+    states: dict[str, Any],
+) -> dict[str, Any]:
+    there = [name for name in METRICS if name not in yardsticks.skipped]
+    return {
+        "metrics": {name: round(mean_of_means([row.get(name, ()) for row in rows]), 5) for name in there},
+        "skipped": yardsticks.skipped,
+        "pictures": sum(bool(each.boxes) for each in pictures),
+        "without_boxes": sum(not each.boxes for each in pictures),
+        "objects": sum(len(each.boxes) for each in pictures),
+        "yardsticks": states,
+    }
+
+
+def _write_objects(
+    path: Path, pictures: Sequence[Boxed], keys: Sequence[str], known: dict[str, dict[str, list[float]]]
+) -> None:
+    """All figures in the pictures' order, with what was asked for."""
+    lines = [
+        json.dumps(
+            {"key": key, "picture": each.path.name, "phrases": each.phrases, "boxes": each.boxes, **known.get(key, {})}
+        )
+        for each, key in zip(pictures, keys, strict=True)
+    ]
+    write_bytes(path, "".join(line + "\n" for line in lines).encode())
+
+
+def _known(path: Path) -> dict[str, dict[str, list[float]]]:
+    """The figures by key that a file holds; a line that was cut off is none."""
+    if not path.exists():
+        return {}
+    found = {}
+    with os_errors(path):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for line in lines:
+        try:
+            row = json.loads(line)
+            found[str(row["key"])] = {name: row[name] for name in ("pixels", *METRICS) if name in row}
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _key(each: Boxed, states: dict[str, Any]) -> str:
+    with os_errors(each.path):
+        data = each.path.read_bytes()
+    return sha256_json({"picture": sha256_bytes(data), "boxes": each.boxes, "phrases": each.phrases, **states})[:32]
+
+
+def _open(each: Boxed) -> Image.Image:
+    with os_errors(each.path):
+        data = each.path.read_bytes()
+    try:
+        return decode_whole(data, 1)
+    except ValueError as error:
+        raise DataError(f"{each.path}: {error}", "give pictures as JPEG, PNG or WebP") from error
+
+
+def _chunks(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (places[at : at + size] for at in range(0, len(places), size))

@@ -1,0 +1,227 @@
+"""Rich-context's encoder, objective and sampler: the parts of the recipe that need torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from atelier.data.batch_reader import column
+from atelier.data.raw_example import RawExample
+from atelier.models.flops import regional_training_flops
+from atelier.models.grounded_unet import adapter_parameters, blocks, freeze_base
+from atelier.models.regional.batches import RegionLayout, collate
+from atelier.models.regional.regions import RegionMap, map_regions, unions
+from atelier.models.regional.tokens import NO_BOX, EncodedTexts, RegionTokens, condition, region_texts
+from atelier.models.regional_unet import ADAPTER, adopt_regional, attach_regional
+from atelier.recipes.denoising import compute_dtype, load_scheduler
+from atelier.recipes.grounded_objective import GroundedObjective
+from atelier.recipes.grounding import base_sizes, pad_boxes
+from atelier.recipes.latents import LatentEncoder, half, parts_digest
+from atelier.recipes.rich_context import Config, Recipe
+from atelier.recipes.sdxl_text import SDXLText
+from atelier.sampling.region_text import SEPARATOR, region_states
+from atelier.sampling.regional_sdxl import StableDiffusionXLRegionalPipeline
+from atelier.training.protocol import Draws
+
+
+def open_pipeline(base: Path, unet: UNet2DConditionModel | None = None) -> StableDiffusionXLRegionalPipeline:
+    """The sampler of a diffusers folder, with ``unet`` in the place of the folder's own."""
+    if unet is None:
+        unet = UNet2DConditionModel.from_pretrained(base / "unet").eval()
+        adopt_regional(unet, load_file(base / ADAPTER))
+    text = SDXLText.load(base)
+    pipeline = StableDiffusionXLRegionalPipeline(
+        vae=AutoencoderKL.from_pretrained(base / "vae").eval().requires_grad_(False),
+        text_encoder=text.encoders[0],
+        text_encoder_2=text.encoders[1],
+        tokenizer=text.tokenizers[0],
+        tokenizer_2=text.tokenizers[1],
+        unet=unet,
+        scheduler=load_scheduler(base),
+        add_watermarker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+class Encoder:
+    """``atelier.data.encoder.Encoder``: latents, prompt, and every region's tokens, fp16.
+
+    What no cell would lack is not stored: of a region without words (the background) only its number, since the
+    states of no words are the same in every picture.
+    """
+
+    def __init__(self, base: Path, config: Config) -> None:
+        self.config = config
+        self.latents = LatentEncoder(base)
+        self.text = SDXLText.load(base, device=str(self.latents.device))
+        self.digest = parts_digest(base, ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+
+    @torch.no_grad()
+    def encode(self, images: np.ndarray, examples: list[RawExample]) -> list[dict[str, np.ndarray]]:
+        """images uint8 [B, res, res, 3] → B samples of ``latent`` [4, h, w], ``prompt`` [T, D], ``pooled`` [P] and of
+        the regions ``cells`` [h, w], ``wordless`` [k] and, a row a token, ``text`` [t, D], ``text_boxes`` [t, 4],
+        ``text_bias`` [t], ``text_region`` [t]; float16, the numbers of regions int16, boxes and bias float32."""
+        latents = half(self.latents(images))
+        prompt, pooled = self.text.prompts([example.caption for example in examples])
+        size = (latents.shape[-2], latents.shape[-1])
+        regions = self._regions(examples, size)
+        return [
+            {"latent": latent, "prompt": states, "pooled": pool, **own}
+            for latent, states, pool, own in zip(latents, half(prompt), half(pooled), regions, strict=True)
+        ]
+
+    def _regions(self, examples: Sequence[RawExample], size: tuple[int, int]) -> list[dict[str, np.ndarray]]:
+        parity = self.config.parity
+        maps = [map_regions(example.boxes, *size, legacy=parity) for example in examples]
+        texts = [
+            region_texts(found.regions, example.phrases, legacy=parity)
+            for found, example in zip(maps, examples, strict=True)
+        ]
+        unique = list(dict.fromkeys(text for own in texts for text in own))
+        ids, states = region_states(self.text.tokenizers, self.text.encoders, unique)
+        kept, places = half(states), {text: place for place, text in enumerate(unique)}
+        tokenizer = self.text.tokenizers[0]
+        separator, end = tokenizer.convert_tokens_to_ids(SEPARATOR), tokenizer.eos_token_id
+        made = []
+        for found, own, example in zip(maps, texts, examples, strict=True):
+            rows = [places[text] for text in own]
+            tokens = condition(
+                found.regions,
+                example.boxes,
+                EncodedTexts(ids[rows], kept[rows]),
+                separator=separator,
+                end=end,
+                iou_weight=self.config.iou_weight,
+            )
+            made.append(_stored(found, tokens))
+        return made
+
+
+def _stored(found: RegionMap, tokens: RegionTokens) -> dict[str, np.ndarray]:
+    """A picture's regions without the states of no words."""
+    wordless = np.unique(tokens.region[(tokens.boxes == NO_BOX).all(axis=1)])
+    spoken = ~np.isin(tokens.region, wordless)
+    return {
+        "cells": found.cells,
+        "wordless": wordless.astype(np.int16),
+        "text": tokens.text[spoken],
+        "text_boxes": tokens.boxes[spoken],
+        "text_bias": tokens.bias[spoken],
+        "text_region": tokens.region[spoken],
+    }
+
+
+class Objective(GroundedObjective):
+    """``atelier.training.protocol.Objective``: which parameters train, and the loss of a batch."""
+
+    def __init__(self, recipe: Recipe, base: Path) -> None:
+        super().__init__(recipe, base)
+        text = SDXLText.load(base)
+        _, states = region_states(text.tokenizers, text.encoders, [""])
+        self._no_words = half(states[0])
+
+    def build(self) -> UNet2DConditionModel:
+        """The frozen base with fresh layers in every transformer block."""
+        unet = attach_regional(
+            UNet2DConditionModel.from_pretrained(self.base / "unet"),
+            self.config.fuser,
+            keep_small=not self.config.parity,
+        )
+        freeze_base(unet)
+        return unet
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """All that is trained, in one group."""
+        return [{"params": list(adapter_parameters(model).values()), "name": "adapter"}]
+
+    def gauges(self, model: nn.Module) -> dict[str, float]:
+        """The root mean square of every fuser's last matrix: it starts at 0, where the layer does nothing."""
+        values = {}
+        for name, block in blocks(model):  # type: ignore[arg-type]  # a UNet
+            fuser: Any = block.fuser
+            values[f"{name}.out"] = fuser.attn.to_out[0].weight.detach().float().square().mean().sqrt().item()
+        return values
+
+    def flops_per_sample(self) -> float:
+        """See ``regional_training_flops``."""
+        config, latent, tokens = base_sizes(self.base, self.config.resolution)
+        return regional_training_flops(config, latent, self.recipe.region_tokens, self.config.fuser, tokens)
+
+    def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Shard samples to a batch: latents [B, 4, h, w], prompt [B, T, D], pooled [B, P], boxes [B, N, 4] and masks
+        [B, N] for the loss's weights, and ``RegionTextNet``'s arguments; floats are float32."""
+
+        def stack(name: str) -> Tensor:
+            return torch.from_numpy(column(samples, name).astype(np.float32))
+
+        latents = stack("latent")
+        size = (latents.shape[-2], latents.shape[-1])
+        regions = collate(
+            [self._layout(sample, size) for sample in samples],
+            *size,
+            self._no_words.shape[-1],
+            with_unions=self.config.fuser == "casa",
+        )
+        return {
+            "latents": latents,
+            "prompt": stack("prompt"),
+            "pooled": stack("pooled"),
+            **pad_boxes(samples, self.config.max_boxes),
+            "regions": {name: torch.from_numpy(array) for name, array in regions.items()},
+        }
+
+    def _layout(self, sample: dict[str, Any], size: tuple[int, int]) -> RegionLayout:
+        """A sample's regions, with the states of no words where its encoder left them out."""
+        wordless, count = sample["wordless"], len(self._no_words)
+        more = len(wordless) * count
+        tokens = RegionTokens(
+            np.concatenate((sample["text"], *([self._no_words] * len(wordless)))),
+            np.concatenate((sample["text_boxes"], np.full((more, 4), NO_BOX, np.float32))),
+            np.concatenate((sample["text_bias"], np.zeros(more, np.float32))),
+            np.concatenate((sample["text_region"], np.repeat(wordless, count))),
+        )
+        seen = None
+        if self.config.fuser == "casa":
+            boxes = np.asarray(sample["json"]["boxes"], np.float64).reshape(-1, 4)
+            seen = unions(map_regions(boxes, *size, legacy=self.config.parity))
+        return RegionLayout(tokens, sample["cells"], seen)
+
+    def loss(self, model: nn.Module, batch: dict[str, Any], draws: Draws, progress: float) -> dict[str, Tensor]:
+        """The denoising loss, layout and caption dropped independently.
+
+        A dropped caption is zeros, its pooled text too. By ``parity`` one draw decides for the whole batch, and the
+        pooled text stays.
+        """
+        config, x = self.config, batch["latents"]
+        no_boxes, no_caption = draws.chance(config.drop_boxes), draws.chance(config.drop_caption)
+        first, last = config.timestep_power
+        timesteps = self.schedule.timesteps(draws, first + (last - first) * progress)
+        noised, target = self.schedule.noised(x, draws.normal(x.shape[1:]), timesteps)
+        dtype = compute_dtype(model)
+        if config.parity:
+            no_caption = no_caption[:1].expand_as(no_caption)
+        keep = (~no_caption).to(dtype)[:, None]
+        pooled = batch["pooled"].to(dtype)
+        regions = dict(batch["regions"])
+        regions["text"] = regions["text"].to(dtype)
+        regions["cells"] = regions["cells"].masked_fill(no_boxes[:, None, None], -1)
+        side = self.config.resolution
+        sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32, device=x.device)
+        prediction = self.view.of(model)(
+            noised.to(dtype),
+            timesteps,
+            batch["prompt"].to(dtype) * keep[:, None],
+            # Sizes and boxes stay float32 until their sines are taken: bf16 holds no integer above 256 exactly.
+            added_cond_kwargs={
+                "text_embeds": pooled if config.parity else pooled * keep,
+                "time_ids": sizes.expand(len(x), -1),
+            },
+            cross_attention_kwargs={"gligen": regions},
+        ).sample
+        return self.weighted_loss(prediction, target, batch)

@@ -1,0 +1,98 @@
+"""Rich-context data from source to shards: the twin's canvases, and published files wherever they lie."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from atelier.data.digits_rich import write_rich
+from atelier.data.loader import ShardDataset
+from atelier.data.preprocess import Settings, open_source, preprocess
+from atelier.data.quarantine import Quarantine
+from atelier.data.raw_example import RawExample
+from atelier.errors import ConfigError
+from atelier.steps import download, source
+from atelier.steps.canvases import canvases
+from atelier.storage.folder import OutputFolder
+from atelier.storage.inputs import InputFolder
+from atelier.storage.manifest import Manifest
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("ATELIER_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ATELIER_PROJECT", str(tmp_path / "project"))
+
+
+class PhraseEncoder:
+    """Pixels for latents, a row a phrase."""
+
+    digest = "sha256:phrases"
+
+    def encode(self, images: np.ndarray, examples: list[RawExample]) -> list[dict[str, np.ndarray]]:
+        return [
+            {
+                "latent": image[::4, ::4].transpose(2, 0, 1).astype(np.float16),
+                "phrases": np.array([[len(phrase)] for phrase in example.phrases], np.float16).reshape(-1, 1),
+            }
+            for image, example in zip(images, examples, strict=True)
+        ]
+
+
+def raw_of(artifacts: str, **given: str | int) -> Manifest:
+    named = {"tars": "", "captions": "", "boxes": "", "images": 0, "seed": 1, "form": "rich-context", **given}
+    return download.run(source=source.run(artifacts=artifacts, **named), artifacts=artifacts)  # type: ignore[arg-type]
+
+
+def shards_of(raw: Manifest, place: Path) -> Manifest:
+    out = OutputFolder(str(place), place.with_name("work"))
+    settings, quarantine = Settings(res=64, samples_per_shard=5, batch=2), Quarantine(0.3, out.path / "q.jsonl")
+    return out.finish("shards", preprocess(open_source(raw), PhraseEncoder(), out, settings, quarantine), {})
+
+
+def test_from_drawn_canvases_to_shards(tmp_path: Path) -> None:
+    raw = raw_of(str(tmp_path / "artifacts"), images=12)
+    assert raw.kind == "rich-context-raw"
+    assert raw.metadata == {"images": 12, "annotations": 24}
+    shown = canvases(InputFolder(raw), 3)
+    assert [picture.image.size for picture in shown] == [(64, 64)] * 3
+    assert all(label.startswith(("big ", "tiny ")) for picture in shown for label in picture.labels)
+    shards = shards_of(raw, tmp_path / "shards")
+    assert shards.metadata["samples"] == 12
+    assert shards.metadata["quarantined"] == {}
+    dataset = ShardDataset(shards)
+    for index in range(12):
+        sample = dataset.sample(index)
+        record = sample["json"]
+        assert record["captions"] == [record["caption"]]
+        assert len(record["boxes"]) == len(record["phrases"]) == len(record["categories"])
+        assert sample["phrases"][:, 0].tolist() == [len(phrase) for phrase in record["phrases"]]
+        assert sample["latent"].max() > 200  # strokes
+        assert np.sort(sample["latent"].min(axis=0).ravel())[-4] < 255  # and no white border
+
+
+def test_published_files_of_several_folders(tmp_path: Path) -> None:
+    """As img2dataset's ``files`` and the labelling leave them: what lies beside the pictures comes along or is left."""
+    published = tmp_path / "published"
+    write_rich(published, 9, seed=2)
+    pictures = published / "cc3m-images"
+    shutil.move(pictures / "00000", pictures / "00001")
+    (pictures / "00001/000000001.txt").write_text("a caption that nobody asked for")
+    (pictures / "00001_stats.json").write_text("{}")
+    shutil.copy(published / "labels/label_000000004.json", published / "labels/label_000000099.json")  # of no image
+    (published / "labels/validation.json").write_text('["000000002.jpg"]')
+    (published / "labels/label_000000003.json").write_text("[]")
+    raw = raw_of(str(tmp_path / "artifacts"), pictures=f"{pictures}/00001/", boxes=f"{published}/labels/*.json")
+    assert raw.metadata == {"images": 18, "annotations": 11}
+    shards = shards_of(raw, tmp_path / "shards")
+    assert shards.metadata["samples"] == 7
+    assert shards.metadata["filtered"] == {"held out": 1}
+    assert shards.metadata["quarantined"] == {"its label lists no objects (annos)": 1}
+
+
+def test_labels_are_not_optional(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no URI for boxes"):
+        raw_of(str(tmp_path / "artifacts"), pictures="/nowhere/")
