@@ -12,12 +12,11 @@ from atelier.convert.regional_folder import unpack
 from atelier.data.raw_example import RawExample
 from atelier.errors import ConfigError, DataError
 from atelier.models.grounded_unet import adapter_parameters, is_adapter_key
-from atelier.models.regional.regions import map_regions
-from atelier.models.regional.tokens import EncodedTexts, region_tokens
+from atelier.models.regional.reading import read_regions
 from atelier.recipes.registry import get
 from atelier.recipes.sdxl_text import SDXLText
 from atelier.sampling.folder import open_pipeline
-from atelier.sampling.region_text import SEPARATOR, region_states
+from atelier.sampling.region_text import region_reader
 from atelier.storage.folder import OutputFolder
 from atelier.storage.inputs import InputFolder
 from atelier.training.protocol import Draws
@@ -104,17 +103,9 @@ def test_a_batch_is_what_the_sampler_makes_of_the_same_layout(
 
 def test_a_batch_holds_every_token_that_a_dense_one_would(base: Path, samples: list[dict[str, Any]]) -> None:
     text = SDXLText.load(base)
-
-    def encode(texts: Any) -> EncodedTexts:
-        ids, states = region_states(text.tokenizers, text.encoders, texts)
-        return EncodedTexts(ids, states.numpy())
-
     tokenizer = text.tokenizers[0]
-    boxes = EXAMPLES[0].boxes
-    wanted = region_tokens(
-        map_regions(boxes, 16, 16), boxes, PHRASES, encode,
-        separator=tokenizer.convert_tokens_to_ids(SEPARATOR), end=tokenizer.eos_token_id,
-    )  # fmt: skip
+    given = [(EXAMPLES[0].boxes, PHRASES)]
+    ((_, wanted),) = read_regions(given, 16, 16, region_reader(text.tokenizers, text.encoders))
     regions = get("rich_context", "laptop").objective(base).collate(samples)["regions"]
     assert regions["text"].shape[1] % 8 == 0
     for region in range(4):
@@ -124,6 +115,39 @@ def test_a_batch_holds_every_token_that_a_dense_one_would(base: Path, samples: l
         assert torch.equal(regions["bias"][0][rows], torch.from_numpy(wanted.bias[wanted.region == region]))
     assert (regions["cells"][1] == 0).all()
     assert (regions["region"][2] == 0).sum() == tokenizer.model_max_length, "the background's states of no words"
+
+
+def test_objects_that_the_text_encoder_would_cut_off_are_kept(base: Path) -> None:
+    """Four boxes around one spot, 3 + 3 + 3 + 3 words and three separators, of which the twin's encoder reads 14."""
+    boxes = [[0.0, 0.0, 1.0 - 0.2 * n, 1.0 - 0.2 * n] for n in range(4)]
+    phrases = ("a big seven", "a tiny three", "a large one", "a small two")
+    images = np.zeros((1, 64, 64, 3), np.uint8)
+
+    def owned(**given: Any) -> list[int]:
+        """How many tokens each object has in the smallest box."""
+        encoder = get("rich_context", "laptop", given).encoder(base)
+        (made,) = encoder.encode(images, [example(9, boxes, phrases)])
+        rows = made["text_region"] == made["cells"][0, 0]
+        return [int(np.isclose(made["text_boxes"][rows], box, atol=1e-6).all(1).sum()) for box in boxes]
+
+    tokenizer = SDXLText.load(base).tokenizers[0]
+    assert tokenizer.model_max_length == 16
+    assert len(tokenizer("; ".join(phrases)).input_ids) > 16
+    lengths = [len(tokenizer(phrase).input_ids) - 2 for phrase in phrases]
+    assert owned() == lengths
+    cut = owned(parity=True)
+    assert cut[:2] == lengths[:2]
+    assert cut[3] < lengths[3]
+
+
+def test_whether_a_text_fits_is_the_tokenizers_word(base: Path) -> None:
+    text = SDXLText.load(base)
+    reader = region_reader(text.tokenizers, text.encoders)
+    for count in range(1, 20):
+        words = " ".join(["seven"] * count)
+        assert reader.fits(words) == (len(text.tokenizers[0](words).input_ids) <= 16) == (count <= 14)
+    with pytest.raises(ConfigError, match="no text encoder for descriptions"):
+        region_reader((text.tokenizers[0], None), text.encoders)
 
 
 class Recorder(torch.nn.Module):

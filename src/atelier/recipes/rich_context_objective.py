@@ -1,6 +1,5 @@
 """Rich-context's encoder, objective and sampler: the parts of the recipe that need torch."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from atelier.data.raw_example import RawExample
 from atelier.models.flops import regional_training_flops
 from atelier.models.grounded_unet import adapter_parameters, blocks, freeze_base
 from atelier.models.regional.batches import RegionLayout, collate
+from atelier.models.regional.reading import read_regions
 from atelier.models.regional.regions import RegionMap, map_regions, unions
-from atelier.models.regional.tokens import NO_BOX, EncodedTexts, RegionTokens, condition, region_texts
+from atelier.models.regional.tokens import NO_BOX, RegionTokens
 from atelier.models.regional_unet import ADAPTER, adopt_regional, attach_regional
 from atelier.recipes.denoising import compute_dtype, load_scheduler
 from atelier.recipes.grounded_objective import GroundedObjective
@@ -24,7 +24,7 @@ from atelier.recipes.grounding import base_sizes, pad_boxes
 from atelier.recipes.latents import LatentEncoder, half, parts_digest
 from atelier.recipes.rich_context import Config, Recipe
 from atelier.recipes.sdxl_text import SDXLText
-from atelier.sampling.region_text import SEPARATOR, region_states
+from atelier.sampling.region_text import region_reader, region_states
 from atelier.sampling.regional_sdxl import StableDiffusionXLRegionalPipeline
 from atelier.training.protocol import Draws
 
@@ -69,38 +69,18 @@ class Encoder:
         ``text_bias`` [t], ``text_region`` [t]; float16, the numbers of regions int16, boxes and bias float32."""
         latents = half(self.latents(images))
         prompt, pooled = self.text.prompts([example.caption for example in examples])
-        size = (latents.shape[-2], latents.shape[-1])
-        regions = self._regions(examples, size)
+        regions = read_regions(
+            [(example.boxes, example.phrases) for example in examples],
+            latents.shape[-2],
+            latents.shape[-1],
+            region_reader(self.text.tokenizers, self.text.encoders, half),
+            iou_weight=self.config.iou_weight,
+            legacy=self.config.parity,
+        )
         return [
-            {"latent": latent, "prompt": states, "pooled": pool, **own}
+            {"latent": latent, "prompt": states, "pooled": pool, **_stored(*own)}
             for latent, states, pool, own in zip(latents, half(prompt), half(pooled), regions, strict=True)
         ]
-
-    def _regions(self, examples: Sequence[RawExample], size: tuple[int, int]) -> list[dict[str, np.ndarray]]:
-        parity = self.config.parity
-        maps = [map_regions(example.boxes, *size, legacy=parity) for example in examples]
-        texts = [
-            region_texts(found.regions, example.phrases, legacy=parity)
-            for found, example in zip(maps, examples, strict=True)
-        ]
-        unique = list(dict.fromkeys(text for own in texts for text in own))
-        ids, states = region_states(self.text.tokenizers, self.text.encoders, unique)
-        kept, places = half(states), {text: place for place, text in enumerate(unique)}
-        tokenizer = self.text.tokenizers[0]
-        separator, end = tokenizer.convert_tokens_to_ids(SEPARATOR), tokenizer.eos_token_id
-        made = []
-        for found, own, example in zip(maps, texts, examples, strict=True):
-            rows = [places[text] for text in own]
-            tokens = condition(
-                found.regions,
-                example.boxes,
-                EncodedTexts(ids[rows], kept[rows]),
-                separator=separator,
-                end=end,
-                iou_weight=self.config.iou_weight,
-            )
-            made.append(_stored(found, tokens))
-        return made
 
 
 def _stored(found: RegionMap, tokens: RegionTokens) -> dict[str, np.ndarray]:

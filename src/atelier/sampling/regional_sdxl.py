@@ -16,12 +16,11 @@ from atelier.models.regional.batches import RegionLayout, collate, layout
 from atelier.models.regional.fusers import RegionalCrossAndSelfAttention
 from atelier.models.regional.grounding import Grounding
 from atelier.models.regional.position_net import RegionTextNet
-from atelier.models.regional.regions import map_regions
-from atelier.models.regional.tokens import EncodedTexts, condition, region_texts
+from atelier.models.regional.reading import Reader, read_regions
 from atelier.models.regional_unet import ADAPTER, adopt_regional
 from atelier.sampling.layout_input import Boxes, PromptLayout, read_layouts
 from atelier.sampling.layout_pipeline import LayoutMixin, prompt_count
-from atelier.sampling.region_text import SEPARATOR, region_states
+from atelier.sampling.region_text import region_reader
 
 
 class StableDiffusionXLRegionalPipeline(LayoutMixin, StableDiffusionXLPipeline):
@@ -116,38 +115,18 @@ class StableDiffusionXLRegionalPipeline(LayoutMixin, StableDiffusionXLPipeline):
         given = {"boxes": boxes, "labels": labels, "scheduled_sampling_beta": beta}
         return given if max_boxes is None else {**given, "max_objs": max_boxes}
 
-    def _encode_regions(self, texts: Sequence[str]) -> EncodedTexts:
-        """Ids of the first tokenizer and both encoders' states."""
-        ids, states = region_states((self.tokenizer, self.tokenizer_2), (self.text_encoder, self.text_encoder_2), texts)
-        return EncodedTexts(ids, states.float().cpu().numpy())
-
-    def _marks(self) -> tuple[int, int]:
-        """The first tokenizer's ids of the separator and of the end of a text."""
-        return self.tokenizer.convert_tokens_to_ids(SEPARATOR), self.tokenizer.eos_token_id
+    def _reader(self) -> Reader:
+        """How both text encoders read descriptions."""
+        return region_reader((self.tokenizer, self.tokenizer_2), (self.text_encoder, self.text_encoder_2))
 
     def _region_layouts(
         self, layouts: Sequence[PromptLayout], cells: tuple[int, int], iou_weight: float, parity: bool
     ) -> list[RegionLayout | None]:
-        """Each prompt's regions and their tokens; None where it has no boxes. All texts are encoded at once."""
+        """Each prompt's regions and their tokens; None where it has no boxes."""
         unions = any(isinstance(block.fuser, RegionalCrossAndSelfAttention) for _, block in blocks(self.unet))
-        maps = [map_regions(each.boxes, *cells, legacy=parity) if each.boxes else None for each in layouts]
-        texts = [
-            region_texts(found.regions, each.phrases, legacy=parity) if found is not None else []
-            for found, each in zip(maps, layouts, strict=True)
-        ]
-        unique = list(dict.fromkeys(text for own in texts for text in own))
-        encoded, places = self._encode_regions(unique), {text: place for place, text in enumerate(unique)}
-        separator, end = self._marks()
-        made: list[RegionLayout | None] = []
-        for found, own, each in zip(maps, texts, layouts, strict=True):
-            if found is None:
-                made.append(None)
-                continue
-            rows = [places[text] for text in own]
-            states = EncodedTexts(encoded.ids[rows], encoded.states[rows])
-            tokens = condition(found.regions, each.boxes, states, separator=separator, end=end, iou_weight=iou_weight)
-            made.append(layout(found, tokens, with_unions=unions))
-        return made
+        given = [(each.boxes, each.phrases) for each in layouts if each.boxes]
+        read = iter(read_regions(given, *cells, self._reader(), iou_weight=iou_weight, legacy=parity))
+        return [layout(*next(read), with_unions=unions) if each.boxes else None for each in layouts]
 
     def _tokens(self, rows: Sequence[RegionLayout | None], cells: tuple[int, int]) -> Grounding:
         net = self.unet.position_net
