@@ -1,4 +1,4 @@
-"""The recipe: what is stored of regions, whole batches, drops, the loss, export and other people's layers."""
+"""The recipe on both bases: what is stored of regions, batches, drops, the loss, export and other people's layers."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
 from atelier.convert.regional_folder import unpack
@@ -13,7 +14,9 @@ from atelier.data.raw_example import RawExample
 from atelier.errors import ConfigError, DataError
 from atelier.models.grounded_unet import adapter_parameters, is_adapter_key
 from atelier.models.regional.reading import read_regions
-from atelier.recipes.registry import get
+from atelier.recipes.registry import get, predecessor_of, profiles
+from atelier.recipes.rich_context_objective import TEXTS
+from atelier.recipes.sd_text import SDText
 from atelier.recipes.sdxl_text import SDXLText
 from atelier.sampling.folder import open_pipeline
 from atelier.sampling.region_text import region_reader
@@ -26,9 +29,18 @@ OVERLAPPING = [[0.1, 0.1, 0.6, 0.6], [0.4, 0.4, 0.9, 0.9]]
 PHRASES = ("a big seven", "a tiny three")
 
 
+@pytest.fixture(scope="module", params=["rich_context", "rich_context:sd15"])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_twin(tmp_path_factory.mktemp("base"))
+def base(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_twin(tmp_path_factory.mktemp("base"), twin=get(name, "laptop").twin)
+
+
+def text_of(name: str, base: Path) -> SDXLText | SDText:
+    return TEXTS[get(name, "laptop").config.family].load(base)
 
 
 def example(number: int, boxes: list[list[float]], phrases: tuple[str, ...]) -> RawExample:
@@ -45,9 +57,9 @@ EXAMPLES = [
 ]
 
 
-def encoded(base: Path, **given: Any) -> list[dict[str, Any]]:
+def encoded(name: str, base: Path, **given: Any) -> list[dict[str, Any]]:
     images = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), np.uint8)
-    made = get("rich_context", "laptop", given).encoder(base).encode(images, EXAMPLES)
+    made = get(name, "laptop", given).encoder(base).encode(images, EXAMPLES)
     return [
         arrays | {"json": {"boxes": one.boxes.tolist()}, "epoch": 0, "index": i}
         for i, (arrays, one) in enumerate(zip(made, EXAMPLES, strict=True))
@@ -55,8 +67,28 @@ def encoded(base: Path, **given: Any) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def samples(base: Path) -> list[dict[str, Any]]:
-    return encoded(base)
+def samples(name: str, base: Path) -> list[dict[str, Any]]:
+    return encoded(name, base)
+
+
+def test_sd15_is_the_published_variant() -> None:
+    """What the facts, section 2.2, say differs, and nothing besides."""
+    for profile, differing in (
+        ("paper", {"base_model", "family", "guidance", "train"}),
+        ("parity", {"base_model", "family", "guidance", "train"}),
+        ("laptop", {"family"}),
+    ):
+        first, second = get("rich_context", profile).config, get("rich_context:sd15", profile).config
+        ours, theirs = first.model_dump(), second.model_dump()
+        assert {field for field in ours if ours[field] != theirs[field]} == differing
+        changed = {field for field in ours["train"] if ours["train"][field] != theirs["train"][field]}
+        assert changed == ({"batch_size", "micro_batch", "lr"} if "train" in differing else set())
+    paper = get("rich_context:sd15", "paper").config
+    assert (paper.train.batch_size, paper.train.lr, paper.train.weight_decay) == (512, 2e-5, 1e-5)
+    assert (paper.guidance, paper.train.ema_decay, paper.train.accumulation) == (7.5, 0.99, 16)
+    assert paper.base_model == "hf://stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert predecessor_of("rich_context:sd15") == "", "it starts from nothing"
+    assert profiles("rich_context") == ("paper", "parity", "laptop")
 
 
 def test_what_is_the_same_in_every_picture_is_not_stored(samples: list[dict[str, Any]]) -> None:
@@ -75,10 +107,10 @@ def test_what_is_the_same_in_every_picture_is_not_stored(samples: list[dict[str,
 
 @pytest.mark.parametrize("fuser", ["ca", "casa"])
 def test_a_batch_is_what_the_sampler_makes_of_the_same_layout(
-    base: Path, samples: list[dict[str, Any]], fuser: str
+    name: str, base: Path, samples: list[dict[str, Any]], fuser: str
 ) -> None:
     """Tokens may stand in another order; the layers' answer is the same."""
-    recipe = get("rich_context", "laptop", {"fuser": fuser})
+    recipe = get(name, "laptop", {"fuser": fuser})
     objective = recipe.objective(base)
     torch.manual_seed(0)
     unet = objective.build()
@@ -101,12 +133,12 @@ def test_a_batch_is_what_the_sampler_makes_of_the_same_layout(
     torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-3)
 
 
-def test_a_batch_holds_every_token_that_a_dense_one_would(base: Path, samples: list[dict[str, Any]]) -> None:
-    text = SDXLText.load(base)
+def test_a_batch_holds_every_token_that_a_dense_one_would(name: str, base: Path, samples: list[dict[str, Any]]) -> None:
+    text = text_of(name, base)
     tokenizer = text.tokenizers[0]
     given = [(EXAMPLES[0].boxes, PHRASES)]
     ((_, wanted),) = read_regions(given, 16, 16, region_reader(text.tokenizers, text.encoders))
-    regions = get("rich_context", "laptop").objective(base).collate(samples)["regions"]
+    regions = get(name, "laptop").objective(base).collate(samples)["regions"]
     assert regions["text"].shape[1] % 8 == 0
     for region in range(4):
         rows = regions["region"][0] == region
@@ -117,7 +149,7 @@ def test_a_batch_holds_every_token_that_a_dense_one_would(base: Path, samples: l
     assert (regions["region"][2] == 0).sum() == tokenizer.model_max_length, "the background's states of no words"
 
 
-def test_objects_that_the_text_encoder_would_cut_off_are_kept(base: Path) -> None:
+def test_objects_that_the_text_encoder_would_cut_off_are_kept(name: str, base: Path) -> None:
     """Four boxes around one spot, 3 + 3 + 3 + 3 words and three separators, of which the twin's encoder reads 14."""
     boxes = [[0.0, 0.0, 1.0 - 0.2 * n, 1.0 - 0.2 * n] for n in range(4)]
     phrases = ("a big seven", "a tiny three", "a large one", "a small two")
@@ -125,12 +157,12 @@ def test_objects_that_the_text_encoder_would_cut_off_are_kept(base: Path) -> Non
 
     def owned(**given: Any) -> list[int]:
         """How many tokens each object has in the smallest box."""
-        encoder = get("rich_context", "laptop", given).encoder(base)
+        encoder = get(name, "laptop", given).encoder(base)
         (made,) = encoder.encode(images, [example(9, boxes, phrases)])
         rows = made["text_region"] == made["cells"][0, 0]
         return [int(np.isclose(made["text_boxes"][rows], box, atol=1e-6).all(1).sum()) for box in boxes]
 
-    tokenizer = SDXLText.load(base).tokenizers[0]
+    tokenizer = text_of(name, base).tokenizers[0]
     assert tokenizer.model_max_length == 16
     assert len(tokenizer("; ".join(phrases)).input_ids) > 16
     lengths = [len(tokenizer(phrase).input_ids) - 2 for phrase in phrases]
@@ -140,8 +172,8 @@ def test_objects_that_the_text_encoder_would_cut_off_are_kept(base: Path) -> Non
     assert cut[3] < lengths[3]
 
 
-def test_whether_a_text_fits_is_the_tokenizers_word(base: Path) -> None:
-    text = SDXLText.load(base)
+def test_whether_a_text_fits_is_the_tokenizers_word(name: str, base: Path) -> None:
+    text = text_of(name, base)
     reader = region_reader(text.tokenizers, text.encoders)
     for count in range(1, 20):
         words = " ".join(["seven"] * count)
@@ -162,8 +194,8 @@ class Recorder(torch.nn.Module):
         return Output
 
 
-def asked(base: Path, samples: list[dict[str, Any]], rows: int, **given: Any) -> Recorder:
-    recipe = get("rich_context", "laptop", given)
+def asked(name: str, base: Path, samples: list[dict[str, Any]], rows: int, **given: Any) -> Recorder:
+    recipe = get(name, "laptop", given)
     objective = recipe.objective(base)
     model = Recorder()
     batch = objective.collate(samples[:1] * rows)
@@ -171,38 +203,58 @@ def asked(base: Path, samples: list[dict[str, Any]], rows: int, **given: Any) ->
     return model
 
 
-def test_layout_and_caption_are_dropped_independently_by_count(base: Path, samples: list[dict[str, Any]]) -> None:
-    model = asked(base, samples, 2000, drop_boxes=0.2, drop_caption=0.3)
+def without_caption(name: str, base: Path) -> torch.Tensor:
+    """[T, D]: what stands for a dropped caption, as its family samples without a prompt."""
+    text = text_of(name, base)
+    states = text.captions([""])["prompt"][0]
+    return torch.zeros_like(states) if isinstance(text, SDXLText) else states
+
+
+def test_layout_and_caption_are_dropped_independently_by_count(
+    name: str, base: Path, samples: list[dict[str, Any]]
+) -> None:
+    model = asked(name, base, samples, 2000, drop_boxes=0.2, drop_caption=0.3)
     layout = (model.more["cross_attention_kwargs"]["gligen"]["cells"] >= 0).flatten(1).any(1)
-    caption = model.prompt.abs().sum((1, 2)) > 0
-    assert torch.equal(caption, model.more["added_cond_kwargs"]["text_embeds"].abs().sum(1) > 0)
+    absent = without_caption(name, base)
+    caption = (model.prompt != absent).flatten(1).any(1)
+    assert torch.equal(model.prompt[~caption][0], absent)
     for has_layout in (True, False):
         for has_caption in (True, False):
             share = (0.8 if has_layout else 0.2) * (0.7 if has_caption else 0.3)
             found = ((layout == has_layout) & (caption == has_caption)).float().mean().item()
             assert found == pytest.approx(share, abs=0.04)
-    assert model.more["added_cond_kwargs"]["time_ids"][0].tolist() == [64, 64, 0, 0, 64, 64]
+    conditions = model.more["added_cond_kwargs"]
+    if name == "rich_context:sd15":
+        assert conditions is None
+        assert "pooled" not in samples[0]
+    else:
+        assert torch.equal(caption, conditions["text_embeds"].abs().sum(1) > 0)
+        assert conditions["time_ids"][0].tolist() == [64, 64, 0, 0, 64, 64]
 
 
-def test_parity_drops_the_whole_batchs_captions_and_no_pooled_text(base: Path, samples: list[dict[str, Any]]) -> None:
+def test_parity_drops_the_whole_batchs_captions_and_no_pooled_text(
+    name: str, base: Path, samples: list[dict[str, Any]]
+) -> None:
+    """Dropped are zeros on either base, as upstream has it."""
     for drop in (0.0, 1.0):
-        model = asked(base, samples, 4, parity=True, drop_caption=drop)
+        model = asked(name, base, samples, 4, parity=True, drop_caption=drop)
         assert bool(model.prompt.abs().sum() > 0) is (drop == 0)
-        assert (model.more["added_cond_kwargs"]["text_embeds"].abs().sum(1) > 0).all()
-    half = asked(base, samples, 6, parity=True, drop_caption=0.5).prompt.abs().sum((1, 2)) > 0
+        if name == "rich_context":
+            assert (model.more["added_cond_kwargs"]["text_embeds"].abs().sum(1) > 0).all()
+    half = asked(name, base, samples, 6, parity=True, drop_caption=0.5).prompt.abs().sum((1, 2)) > 0
     assert bool(half.all()) or not bool(half.any()), "one draw for all"
 
 
-def test_parity_makes_other_features(base: Path, samples: list[dict[str, Any]]) -> None:
-    upstreams = encoded(base, parity=True)
+def test_parity_makes_other_features(name: str, base: Path, samples: list[dict[str, Any]]) -> None:
+    upstreams = encoded(name, base, parity=True)
     assert (upstreams[1]["cells"] == 0).any(), "no box of upstream's reaches the last row"
     assert upstreams[1]["wordless"].tolist() == [0]
-    own, parity = (get("rich_context", "laptop", {"parity": each}).encoding for each in (False, True))
+    own, parity = (get(name, "laptop", {"parity": each}).encoding for each in (False, True))
     assert own != parity
 
 
-def test_a_fresh_one_is_its_base_and_learns(base: Path, samples: list[dict[str, Any]]) -> None:
-    objective = get("rich_context", "laptop", {"drop_boxes": 0.0, "drop_caption": 0.0}).objective(base)
+def test_a_fresh_one_is_its_base_and_learns(name: str, base: Path, samples: list[dict[str, Any]]) -> None:
+    objective = get(name, "laptop", {"drop_boxes": 0.0, "drop_caption": 0.0}).objective(base)
     torch.manual_seed(0)
     unet = objective.build()
     trained = {name for name, parameter in unet.named_parameters() if parameter.requires_grad}
@@ -225,14 +277,12 @@ def test_a_fresh_one_is_its_base_and_learns(base: Path, samples: list[dict[str, 
         optimizer.zero_grad()
     assert loss.item() < before.item() * 0.98
     assert min(objective.gauges(unet).values()) > 0
-    assert objective.flops_per_sample() == pytest.approx(
-        get("rich_context", "laptop").footprint.training_flops, rel=0.2
-    )
+    assert objective.flops_per_sample() == pytest.approx(get(name, "laptop").footprint.training_flops, rel=0.2)
 
 
 @pytest.fixture(scope="module")
-def exported(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    recipe = get("rich_context", "laptop")
+def exported(name: str, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recipe = get(name, "laptop")
     objective = recipe.objective(base)
     torch.manual_seed(3)
     unet = objective.build()
@@ -254,17 +304,18 @@ def draw(pipeline: Any, **given: Any) -> np.ndarray:
     return images
 
 
-def test_an_export_opens_here_with_its_layers_and_in_stock_diffusers_as_its_base(exported: Path, base: Path) -> None:
-    from diffusers import StableDiffusionXLPipeline
-
-    recipe = get("rich_context", "laptop")
+def test_an_export_opens_here_with_its_layers_and_in_stock_diffusers_as_its_base(
+    name: str, exported: Path, base: Path
+) -> None:
+    recipe = get(name, "laptop")
     pipeline, by_command = recipe.pipeline(exported), open_pipeline(exported)
     assert type(by_command) is type(pipeline)
     layout = {"boxes": OVERLAPPING, "labels": list(PHRASES)}
     with_boxes = draw(pipeline, **layout)
     assert np.array_equal(with_boxes, draw(by_command, **layout))
     assert not np.array_equal(with_boxes, draw(pipeline))
-    stock = draw(StableDiffusionXLPipeline.from_pretrained(exported, add_watermarker=False))
+    family = StableDiffusionXLPipeline if name == "rich_context" else StableDiffusionPipeline
+    stock = draw(family.from_pretrained(exported))
     assert np.allclose(stock, draw(pipeline), atol=1e-5), "without a layout it is its base"
     pixels = (np.asarray(OVERLAPPING) * 64).tolist()
     assert np.allclose(draw(pipeline, boxes=pixels, labels=list(PHRASES), box_unit="px"), with_boxes, atol=1e-5)
@@ -302,13 +353,11 @@ def test_bad_layouts_are_named(exported: Path, base: Path) -> None:
             draw(pipeline, **given)
     with pytest.raises(ConfigError, match=r"decay is 0\.5"):
         pipeline.layout_arguments([], [], beta=1.0, decay=0.5)
-    from atelier.sampling.regional_sdxl import StableDiffusionXLRegionalPipeline
-
     with pytest.raises(ConfigError, match=r"has no regional_adapter\.safetensors"):
-        StableDiffusionXLRegionalPipeline.from_pretrained(base)
+        type(pipeline).from_pretrained(base)
 
 
-def test_layers_from_elsewhere(exported: Path, base: Path, tmp_path: Path) -> None:
+def test_layers_from_elsewhere(name: str, exported: Path, base: Path, tmp_path: Path) -> None:
     """A released folder keeps them in its UNet, under a name of early days; the published script saves them as .pth."""
     adapter = load_file(exported / "regional_adapter.safetensors")
     early = {name.replace("null_text_feature", "null_positive_feature"): value for name, value in adapter.items()}
@@ -323,7 +372,7 @@ def test_layers_from_elsewhere(exported: Path, base: Path, tmp_path: Path) -> No
 
     shutil.copytree(base, out.path, dirs_exist_ok=True)
     frozen_base = InputFolder(out.finish("base", {}, {}))
-    starting = get("rich_context", "laptop").starting
+    starting = get(name, "laptop").starting
     for source in (tmp_path / "layers.pth", tmp_path / "released", exported):
         folder = tmp_path / f"taken-{source.stem}"
         folder.mkdir()
@@ -332,9 +381,19 @@ def test_layers_from_elsewhere(exported: Path, base: Path, tmp_path: Path) -> No
         read = starting.read(folder)
         assert read.keys() == adapter.keys()
         assert all(torch.equal(read[name].tensor(), adapter[name]) for name in adapter)
-    config = get("rich_context", "laptop").objective(base).build().config
+    other = {name.replace("blocks.1.", "blocks.7."): value for name, value in adapter.items()}
+    save_file(other, tmp_path / "another_base.safetensors")
+    with pytest.raises(ConfigError, match="does not fit the UNet"):
+        starting.take(tmp_path / "another_base.safetensors", tmp_path, frozen_base)
+    config = get(name, "laptop").objective(base).build().config
     torch.save({"a.fuser.attn.to_q.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ConfigError):
         unpack(tmp_path / "other.pth", tmp_path, config)
     with pytest.raises(DataError, match="no such file"):
         unpack(tmp_path / "nowhere.pth", tmp_path, config)
+
+
+def test_guidance_and_size_where_nobody_says(name: str, exported: Path) -> None:
+    pipeline = open_pipeline(exported)
+    assert pipeline._default({}, "guidance_scale") == (5.0 if name == "rich_context" else 7.5)
+    assert pipeline._size({}) == (64, 64)

@@ -25,10 +25,10 @@ _POSITIVE = "null_positive_feature"
 def export(base: Path, adapter: Mapping[str, Tensor], folder: Path) -> dict[str, int]:
     """Writes a trained adapter beside a copy of the base.
 
-    Stock diffusers opens the folder as the base model; with boxes ``StableDiffusionXLRegionalPipeline`` does.
+    Stock diffusers opens the folder as the base model; with boxes ``sampling``'s regional pipeline of its family does.
 
     Args:
-        base: the frozen base's diffusers folder.
+        base: the frozen base's diffusers folder, SDXL or Stable Diffusion 1.x.
         adapter: fusers and position net by the names of the UNet.
 
     Returns:

@@ -1,149 +1,16 @@
 """Layout-to-image sampling with an SDXL UNet that carries Rich-context's regional layers (arXiv 2409.04847)."""
 
-import inspect
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import StableDiffusionXLPipeline
-from safetensors.torch import load_file
-from torch import Tensor
 
-from atelier.errors import ConfigError
-from atelier.models.grounded_unet import blocks
-from atelier.models.regional.batches import RegionLayout, collate, layout
-from atelier.models.regional.fusers import RegionalCrossAndSelfAttention
-from atelier.models.regional.grounding import Grounding
-from atelier.models.regional.position_net import RegionTextNet
-from atelier.models.regional.reading import Reader, read_regions
-from atelier.models.regional_unet import ADAPTER, adopt_regional
-from atelier.sampling.layout_input import Boxes, PromptLayout, read_layouts
-from atelier.sampling.layout_pipeline import LayoutMixin, prompt_count
-from atelier.sampling.region_text import region_reader
+from atelier.sampling.regional_pipeline import RegionalMixin
 
 
-class StableDiffusionXLRegionalPipeline(LayoutMixin, StableDiffusionXLPipeline):
-    """SDXL's own pipeline with boxes and a description of each, as long as a sentence.
-
-    Its arguments are the stock pipeline's, in its order, and the layout's by name. A folder that holds
-    ``regional_adapter.safetensors`` beside a stock SDXL opens with ``from_pretrained``.
-    """
+class StableDiffusionXLRegionalPipeline(RegionalMixin, StableDiffusionXLPipeline):
+    """SDXL's own pipeline with boxes and a description of each, as long as a sentence."""
 
     _stock = StableDiffusionXLPipeline
-    default_beta = 1.0
 
-    @classmethod
-    def from_pretrained(cls, folder: Any, **kwargs: Any) -> "StableDiffusionXLRegionalPipeline":
-        """As diffusers'; with the folder's adapter on the UNet.
-
-        Raises:
-            ConfigError: the folder has no adapter, or one that does not fit its UNet.
-        """
-        place = Path(folder) / ADAPTER
-        if not place.is_file():
-            raise ConfigError(f"{folder} has no {ADAPTER}", "give the folder of an exported Rich-context model")
-        pipeline: StableDiffusionXLRegionalPipeline = super().from_pretrained(folder, **kwargs)
-        adopt_regional(pipeline.unet, load_file(place))
-        return pipeline
-
-    @torch.no_grad()
-    def __call__(  # type: ignore[override]
-        self,
-        prompt: str | list[str] | None = None,
-        *args: Any,
-        boxes: Boxes | Sequence[Boxes | None] | Tensor | None = None,
-        labels: Sequence[str] | Sequence[Sequence[str] | None] | None = None,
-        box_unit: str = "share",
-        scheduled_sampling_beta: float = 1.0,
-        attention_weight_scale: float = 1.0,
-        max_objs: int = 30,
-        parity: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        """As ``StableDiffusionXLPipeline``, with a layout.
-
-        Args:
-            boxes: xyxy, one list for every prompt, or a list a prompt. None: the base model alone.
-            labels: a description a box; the prompt beside them may be empty.
-            box_unit: "share" of the picture, within 0 to 1, or "px" of the picture that is drawn, as upstream's.
-            scheduled_sampling_beta: the share of the steps, from the first, that see the layout.
-            attention_weight_scale: how much a region favours the boxes that it is most of.
-            max_objs: more boxes than these are refused, none is left out in silence.
-            parity: regions and descriptions as upstream makes them, for its released checkpoints.
-
-        Raises:
-            ConfigError: boxes, labels or shares that cannot be; names which.
-        """
-        given = inspect.signature(StableDiffusionXLPipeline.__call__).bind_partial(self, prompt, *args, **kwargs)
-        named = {name: value for name, value in given.arguments.items() if name not in ("self", "kwargs")}
-        arguments = {**named, **given.arguments.get("kwargs", {})}
-        height, width = self._size(arguments)
-        if box_unit not in ("share", "px"):
-            raise ConfigError(f"box_unit is {box_unit!r}", "use share or px")
-        if box_unit == "px":
-            boxes = _shares(boxes, height, width)
-        layouts = read_layouts(boxes, labels, None, prompt_count(arguments), max_objs)
-        cells = (height // self.vae_scale_factor, width // self.vae_scale_factor)
-        copies = arguments.get("num_images_per_prompt") or 1
-
-        def ground(guided: bool) -> tuple[Grounding, None]:
-            own = self._region_layouts(layouts, cells, attention_weight_scale, parity)
-            rows = [each for each in own for _ in range(copies)]
-            made = self._tokens([None] * len(rows) + rows if guided else rows, cells)
-            return (made._replace(keep_small=False) if parity else made), None
-
-        grounded = any(each.boxes for each in layouts)
-        return self._layout_call(arguments, ground if grounded else None, scheduled_sampling_beta)
-
-    def layout_arguments(
-        self,
-        boxes: Sequence[Boxes],
-        labels: Sequence[Sequence[str]],
-        *,
-        beta: float,
-        decay: float = 0.0,
-        max_boxes: int | None = None,
-    ) -> dict[str, Any]:
-        """The call's own arguments for one layout a prompt, as of ``GLIGENMixin.layout_arguments``.
-
-        Raises:
-            ConfigError: ``decay`` is not 0: these layers know no strength between all and nothing.
-        """
-        if decay:
-            raise ConfigError(f"decay is {decay}", "regional layers are on or off: leave decay out")
-        given = {"boxes": boxes, "labels": labels, "scheduled_sampling_beta": beta}
-        return given if max_boxes is None else {**given, "max_objs": max_boxes}
-
-    def _reader(self) -> Reader:
-        """How both text encoders read descriptions."""
-        return region_reader((self.tokenizer, self.tokenizer_2), (self.text_encoder, self.text_encoder_2))
-
-    def _region_layouts(
-        self, layouts: Sequence[PromptLayout], cells: tuple[int, int], iou_weight: float, parity: bool
-    ) -> list[RegionLayout | None]:
-        """Each prompt's regions and their tokens; None where it has no boxes."""
-        unions = any(isinstance(block.fuser, RegionalCrossAndSelfAttention) for _, block in blocks(self.unet))
-        given = [(each.boxes, each.phrases) for each in layouts if each.boxes]
-        read = iter(read_regions(given, *cells, self._reader(), iou_weight=iou_weight, legacy=parity))
-        return [layout(*next(read), with_unions=unions) if each.boxes else None for each in layouts]
-
-    def _tokens(self, rows: Sequence[RegionLayout | None], cells: tuple[int, int]) -> Grounding:
-        net = self.unet.position_net
-        assert isinstance(net, RegionTextNet)
-        # Where its weights lie now, which with offloading is not where the UNet will run.
-        weight = net.null_text_feature
-        known = next(each for each in rows if each is not None)
-        batch = collate(rows, *cells, known.tokens.text.shape[-1], with_unions=known.unions is not None)
-        given = {name: torch.from_numpy(array).to(weight.device) for name, array in batch.items()}
-        made: Grounding = net(**given)
-        return made
-
-
-def _shares(boxes: Any, height: int, width: int) -> Any:
-    """Boxes in pixels, however nested, as shares of the picture."""
-    if boxes is None:
-        return None
-    if isinstance(boxes, Sequence) and boxes and not isinstance(boxes[0], int | float):
-        return [_shares(each, height, width) for each in boxes]
-    return (torch.as_tensor(boxes, dtype=torch.float64) / torch.tensor([width, height, width, height])).tolist()
+    def _text_parts(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return (self.tokenizer, self.tokenizer_2), (self.text_encoder, self.text_encoder_2)
