@@ -106,6 +106,50 @@ def test_a_killed_evaluation_is_gone_on_with(pictures: Path, models: Path, tmp_p
     assert (out / "evaluation.json").read_bytes() != whole
 
 
+def test_processes_share_the_pictures(
+    pictures: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(asked(pictures, models, tmp_path / "alone")) == 0
+    alone, out = json.loads((tmp_path / "alone/evaluation.json").read_text()), tmp_path / "out"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert main(asked(pictures, models, out)) == 0
+    assert not (out / "evaluation.json").exists()
+    lines = [json.loads(line) for line in (out / "parts/1.jsonl").read_text().splitlines() if line]
+    assert [line["picture"] for line in lines] == ["0001.png", "0003.png"]
+    # A line cut off by a kill is measured again, by whoever measured it first.
+    (out / "parts/1.jsonl").write_text(json.dumps(lines[0]) + "\n" + json.dumps(lines[1])[:30])
+    assert main(asked(pictures, models, out)) == 0
+    capsys.readouterr()
+    monkeypatch.setenv("RANK", "0")
+    assert main(asked(pictures, models, out)) == 0
+    assert "waiting" not in capsys.readouterr().out
+    found = json.loads((out / "evaluation.json").read_text())
+    assert found["metrics"] == pytest.approx(alone["metrics"], rel=1e-4)
+    assert [row["picture"] for row in objects(out)] == [f"{number:04d}.png" for number in range(4)]
+    assert not (out / "parts").exists()
+
+
+def test_the_first_waits_for_the_others(
+    pictures: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, sam = tmp_path / "out", RegionalYardsticks(sam=str(models / "sam"))
+    own = [Boxed(pictures / f"{number:04d}.png", BOXES[number], PHRASES[number]) for number in range(4)]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert evaluate(tmp_path / "other", own, sam) is None
+
+    def laid_down(_: float) -> None:
+        shutil.copytree(tmp_path / "other/parts", out / "parts", dirs_exist_ok=True)
+
+    monkeypatch.setattr("atelier.evaluation.regional_parts.time.sleep", laid_down)
+    monkeypatch.setenv("RANK", "0")
+    result = evaluate(out, own, sam)
+    assert result is not None
+    assert result["objects"] == 4
+    assert all(len(row.get("sam_iou", ())) == len(row["boxes"]) for row in objects(out))
+
+
 def _note(number: int) -> PngInfo:
     note = PngInfo()
     note.add_text("atelier", json.dumps({"boxes": BOXES[number], "phrases": PHRASES[number]}))

@@ -91,6 +91,8 @@ def evaluate_layouts(arguments: argparse.Namespace) -> int:
     from atelier.evaluation.regional_evaluation import evaluate
 
     result = evaluate(arguments.out, pictures, yardsticks, arguments.batch)
+    if result is None:
+        return 0
     for name, value in result["metrics"].items():
         print(f"{name} {value:g}")
     for name, why in result["skipped"].items():
