@@ -17,6 +17,7 @@ from atelier.models.regional.tokens import EncodedTexts, region_tokens
 from atelier.recipes.registry import get
 from atelier.recipes.sdxl_text import SDXLText
 from atelier.sampling.folder import open_pipeline
+from atelier.sampling.layout_input import PromptLayout, box_fault
 from atelier.sampling.region_text import SEPARATOR, region_states
 from atelier.storage.folder import OutputFolder
 from atelier.storage.inputs import InputFolder
@@ -87,8 +88,6 @@ def test_a_batch_is_what_the_sampler_makes_of_the_same_layout(
         torch.nn.init.normal_(parameter, std=0.05)
     batch = objective.collate(samples)
     pipeline = recipe.pipeline(base, unet)
-    from atelier.sampling.layout_input import PromptLayout
-
     layouts = [PromptLayout([tuple(box) for box in one.boxes.tolist()], list(one.phrases)) for one in EXAMPLES[:2]]
     own = pipeline._region_layouts(layouts, (16, 16), 1.0, False)
     grounding = pipeline._tokens(own, (16, 16))
@@ -264,6 +263,17 @@ def test_a_picture_does_not_depend_on_its_neighbours(exported: Path) -> None:
     alone = drawn(["a two"], [[[0, 0, 1, 1]]], [["a two"]], [2])
     assert np.allclose(together[1], alone[0], atol=1e-4)
     assert together.shape == (2, 64, 96, 3), "not a square"
+
+
+def test_the_published_size_draws_described_objects_that_overlap() -> None:
+    layouts = get("rich_context", "paper").layouts(64, 0)
+    assert len(layouts) >= 3
+    for layout in layouts:
+        assert len(layout.boxes) == len(layout.phrases)
+        assert all(box_fault(box) is None for box in layout.boxes)
+        found = map_regions(layout.boxes, 64, 64)
+        assert any(len(region.members) > 1 for region in found.regions)
+        assert min(len(phrase.split()) for phrase in layout.phrases) >= 8
 
 
 def test_bad_layouts_are_named(exported: Path, base: Path) -> None:
