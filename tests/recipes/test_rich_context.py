@@ -1,5 +1,7 @@
 """The recipe: what is stored of regions, whole batches, drops, the loss, export and other people's layers."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -298,15 +300,16 @@ def test_layers_from_elsewhere(exported: Path, base: Path, tmp_path: Path) -> No
     """A released folder keeps them in its UNet, under a name of early days; the published script saves them as .pth."""
     adapter = load_file(exported / "regional_adapter.safetensors")
     early = {name.replace("null_text_feature", "null_positive_feature"): value for name, value in adapter.items()}
-    torch.save(early, tmp_path / "layers.pth")
+    averages = {f"ema_unet.module.{name}": value for name, value in list(adapter.items())[:2]}
+    torch.save(early | averages, tmp_path / "layers.pth")
     unet = tmp_path / "released" / "unet"
     unet.mkdir(parents=True)
     frozen = load_file(base / "unet" / "diffusion_pytorch_model.safetensors")
     save_file(frozen | adapter, unet / "diffusion_pytorch_model.safetensors")
-    (unet / "config.json").write_text((base / "unet" / "config.json").read_text())
+    config = json.loads((base / "unet" / "config.json").read_text())
+    dotted = {"attention_type": "regional", "position_net_cls": "a.b.Net", "fuser_cls": "a.b.Fuser"}
+    (unet / "config.json").write_text(json.dumps(config | dotted))
     out = OutputFolder(str(tmp_path / "base"), tmp_path / "work")
-    import shutil
-
     shutil.copytree(base, out.path, dirs_exist_ok=True)
     frozen_base = InputFolder(out.finish("base", {}, {}))
     starting = get("rich_context", "laptop").starting
@@ -315,10 +318,19 @@ def test_layers_from_elsewhere(exported: Path, base: Path, tmp_path: Path) -> No
         folder.mkdir()
         lines = starting.take(source, folder, frozen_base)
         assert "regional layers (ca)" in lines[0]
+        assert lines[1:] == (["left out 2 keys of an average (ema_unet.*)"] if source.suffix else [])
         read = starting.read(folder)
         assert read.keys() == adapter.keys()
         assert all(torch.equal(read[name].tensor(), adapter[name]) for name in adapter)
-    config = get("rich_context", "laptop").objective(base).build().config
+    # A released folder as the base: its own layers make room, and its configuration names no code.
+    again = tmp_path / "again"
+    again.mkdir()
+    shutil.copytree(base, tmp_path / "with", ignore=shutil.ignore_patterns("unet"))
+    shutil.copytree(unet, tmp_path / "with" / "unet")
+    get("rich_context", "laptop").export(tmp_path / "with", adapter, again)
+    written = json.loads((again / "unet" / "config.json").read_text())
+    assert written == {name: value for name, value in config.items() if name != "attention_type"}
+    assert not any(map(is_adapter_key, load_file(again / "unet" / "diffusion_pytorch_model.safetensors")))
     torch.save({"a.fuser.attn.to_q.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ConfigError):
         unpack(tmp_path / "other.pth", tmp_path, config)

@@ -231,7 +231,7 @@ def _take(source: Path, folder: Path, base: "InputFolder") -> list[str]:
     from atelier.convert import unet_folder
     from atelier.convert.regional_folder import unpack
 
-    return unpack(source, folder, unet_folder.read_config(base.fetch("unet/config.json").parent))
+    return unpack(source, folder, unet_folder.read_config(base.fetch_all("unet/config.json") / "unet"))
 
 
 def _read_adapter(folder: Path) -> "Weights":
