@@ -15,9 +15,9 @@ from atelier.data.digits_rich import write_rich
 from atelier.errors import DataError
 from atelier.evaluation.crop_score import CropScore
 from atelier.evaluation.crops import crop, pixels
+from atelier.evaluation.labelled_layouts import labelled_layouts
 from atelier.evaluation.regional_evaluation import evaluate, mean_of_means
 from atelier.evaluation.regional_yardsticks import Boxed, RegionalYardsticks
-from atelier.evaluation.rich_layouts import rich_layouts
 from atelier.evaluation.sam_iou import SamIoU
 from atelier.sampling.requests import read_requests
 from tests.annotate import tiny
@@ -104,6 +104,50 @@ def test_a_killed_evaluation_is_gone_on_with(pictures: Path, models: Path, tmp_p
     assert main(asked(pictures, models, out)) == 0
     assert objects(out)[1]["crop_clip"] != [1000.0]
     assert (out / "evaluation.json").read_bytes() != whole
+
+
+def test_processes_share_the_pictures(
+    pictures: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(asked(pictures, models, tmp_path / "alone")) == 0
+    alone, out = json.loads((tmp_path / "alone/evaluation.json").read_text()), tmp_path / "out"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert main(asked(pictures, models, out)) == 0
+    assert not (out / "evaluation.json").exists()
+    lines = [json.loads(line) for line in (out / "parts/1.jsonl").read_text().splitlines() if line]
+    assert [line["picture"] for line in lines] == ["0001.png", "0003.png"]
+    # A line cut off by a kill is measured again, by whoever measured it first.
+    (out / "parts/1.jsonl").write_text(json.dumps(lines[0]) + "\n" + json.dumps(lines[1])[:30])
+    assert main(asked(pictures, models, out)) == 0
+    capsys.readouterr()
+    monkeypatch.setenv("RANK", "0")
+    assert main(asked(pictures, models, out)) == 0
+    assert "waiting" not in capsys.readouterr().out
+    found = json.loads((out / "evaluation.json").read_text())
+    assert found["metrics"] == pytest.approx(alone["metrics"], rel=1e-4)
+    assert [row["picture"] for row in objects(out)] == [f"{number:04d}.png" for number in range(4)]
+    assert not (out / "parts").exists()
+
+
+def test_the_first_waits_for_the_others(
+    pictures: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, sam = tmp_path / "out", RegionalYardsticks(sam=str(models / "sam"))
+    own = [Boxed(pictures / f"{number:04d}.png", BOXES[number], PHRASES[number]) for number in range(4)]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert evaluate(tmp_path / "other", own, sam) is None
+
+    def laid_down(_: float) -> None:
+        shutil.copytree(tmp_path / "other/parts", out / "parts", dirs_exist_ok=True)
+
+    monkeypatch.setattr("atelier.evaluation.regional_parts.time.sleep", laid_down)
+    monkeypatch.setenv("RANK", "0")
+    result = evaluate(out, own, sam)
+    assert result is not None
+    assert result["objects"] == 4
+    assert all(len(row.get("sam_iou", ())) == len(row["boxes"]) for row in objects(out))
 
 
 def _note(number: int) -> PngInfo:
@@ -214,7 +258,7 @@ def test_layouts_of_labelled_pictures(tmp_path: Path, capsys: pytest.CaptureFixt
         assert request.prompt == label["caption"]
         assert request.phrases == [each["caption"] for each in label["annos"]]
     for frame in ("crop", "pad", "whole"):
-        found = rich_layouts(tmp_path / "raw", tmp_path / "raw", frame)
+        found = labelled_layouts(tmp_path / "raw", tmp_path / "raw", frame)
         for request, (width, height), label in zip(found.requests, found.sizes, labels.values(), strict=True):
             x, y, w, h = label["annos"][0]["bbox"]
             side, short = max(width, height), min(width, height)
@@ -238,13 +282,15 @@ def test_only_what_is_held_out(tmp_path: Path) -> None:
     captions = {
         number: json.loads((raw / f"labels/label_{number:09d}.json").read_text())["caption"] for number in range(1, 7)
     }
-    assert [each.prompt for each in rich_layouts(raw, raw).requests] == [captions[number] for number in (1, 3, 4, 6)]
-    chosen = rich_layouts(raw, raw, validation=raw / "validation.json").requests
+    assert [each.prompt for each in labelled_layouts(raw, raw).requests] == [
+        captions[number] for number in (1, 3, 4, 6)
+    ]
+    chosen = labelled_layouts(raw, raw, validation=raw / "validation.json").requests
     assert [each.prompt for each in chosen] == [captions[number] for number in (2, 5)]
-    assert len(rich_layouts(raw, raw, count=3).requests) == 3
-    assert all(len(each.boxes) == 1 for each in rich_layouts(raw, raw, "pad", max_boxes=1).requests)
+    assert len(labelled_layouts(raw, raw, count=3).requests) == 3
+    assert all(len(each.boxes) == 1 for each in labelled_layouts(raw, raw, "pad", max_boxes=1).requests)
     (raw / "labels/label_000000001.json").write_text("{}")
-    assert rich_layouts(raw, raw).unusable == {"000000001": "its label lists no objects (annos)"}
+    assert labelled_layouts(raw, raw).unusable == {"000000001": "its label lists no objects (annos)"}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The recipe on both bases: what is stored of regions, batches, drops, the loss, export and other people's layers."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ from atelier.data.raw_example import RawExample
 from atelier.errors import ConfigError, DataError
 from atelier.models.grounded_unet import adapter_parameters, is_adapter_key
 from atelier.models.regional.reading import read_regions
+from atelier.models.regional.regions import map_regions
 from atelier.recipes.registry import get, predecessor_of, profiles
 from atelier.recipes.rich_context_objective import TEXTS
 from atelier.recipes.sd_text import SDText
 from atelier.recipes.sdxl_text import SDXLText
 from atelier.sampling.folder import open_pipeline
+from atelier.sampling.layout_input import PromptLayout, box_fault
 from atelier.sampling.region_text import region_reader
 from atelier.storage.folder import OutputFolder
 from atelier.storage.inputs import InputFolder
@@ -118,8 +122,6 @@ def test_a_batch_is_what_the_sampler_makes_of_the_same_layout(
         torch.nn.init.normal_(parameter, std=0.05)
     batch = objective.collate(samples)
     pipeline = recipe.pipeline(base, unet)
-    from atelier.sampling.layout_input import PromptLayout
-
     layouts = [PromptLayout([tuple(box) for box in one.boxes.tolist()], list(one.phrases)) for one in EXAMPLES[:2]]
     own = pipeline._region_layouts(layouts, (16, 16), 1.0, False)
     grounding = pipeline._tokens(own, (16, 16))
@@ -341,6 +343,17 @@ def test_a_picture_does_not_depend_on_its_neighbours(exported: Path) -> None:
     assert together.shape == (2, 64, 96, 3), "not a square"
 
 
+def test_the_published_size_draws_described_objects_that_overlap() -> None:
+    layouts = get("rich_context", "paper").layouts(64, 0)
+    assert len(layouts) >= 3
+    for layout in layouts:
+        assert len(layout.boxes) == len(layout.phrases)
+        assert all(box_fault(box) is None for box in layout.boxes)
+        found = map_regions(layout.boxes, 64, 64)
+        assert any(len(region.members) > 1 for region in found.regions)
+        assert min(len(phrase.split()) for phrase in layout.phrases) >= 8
+
+
 def test_bad_layouts_are_named(exported: Path, base: Path) -> None:
     pipeline = open_pipeline(exported)
     for given, said in (
@@ -361,15 +374,16 @@ def test_layers_from_elsewhere(name: str, exported: Path, base: Path, tmp_path: 
     """A released folder keeps them in its UNet, under a name of early days; the published script saves them as .pth."""
     adapter = load_file(exported / "regional_adapter.safetensors")
     early = {name.replace("null_text_feature", "null_positive_feature"): value for name, value in adapter.items()}
-    torch.save(early, tmp_path / "layers.pth")
+    averages = {f"ema_unet.module.{name}": value for name, value in list(adapter.items())[:2]}
+    torch.save(early | averages, tmp_path / "layers.pth")
     unet = tmp_path / "released" / "unet"
     unet.mkdir(parents=True)
     frozen = load_file(base / "unet" / "diffusion_pytorch_model.safetensors")
     save_file(frozen | adapter, unet / "diffusion_pytorch_model.safetensors")
-    (unet / "config.json").write_text((base / "unet" / "config.json").read_text())
+    config = json.loads((base / "unet" / "config.json").read_text())
+    dotted = {"attention_type": "regional", "position_net_cls": "a.b.Net", "fuser_cls": "a.b.Fuser"}
+    (unet / "config.json").write_text(json.dumps(config | dotted))
     out = OutputFolder(str(tmp_path / "base"), tmp_path / "work")
-    import shutil
-
     shutil.copytree(base, out.path, dirs_exist_ok=True)
     frozen_base = InputFolder(out.finish("base", {}, {}))
     starting = get(name, "laptop").starting
@@ -378,6 +392,7 @@ def test_layers_from_elsewhere(name: str, exported: Path, base: Path, tmp_path: 
         folder.mkdir()
         lines = starting.take(source, folder, frozen_base)
         assert "regional layers (ca)" in lines[0]
+        assert lines[1:] == (["left out 2 keys of an average (ema_unet.*)"] if source.suffix else [])
         read = starting.read(folder)
         assert read.keys() == adapter.keys()
         assert all(torch.equal(read[name].tensor(), adapter[name]) for name in adapter)
@@ -385,7 +400,15 @@ def test_layers_from_elsewhere(name: str, exported: Path, base: Path, tmp_path: 
     save_file(other, tmp_path / "another_base.safetensors")
     with pytest.raises(ConfigError, match="does not fit the UNet"):
         starting.take(tmp_path / "another_base.safetensors", tmp_path, frozen_base)
-    config = get(name, "laptop").objective(base).build().config
+    # A released folder as the base: its own layers make room, and its configuration names no code.
+    again = tmp_path / "again"
+    again.mkdir()
+    shutil.copytree(base, tmp_path / "with", ignore=shutil.ignore_patterns("unet"))
+    shutil.copytree(unet, tmp_path / "with" / "unet")
+    get(name, "laptop").export(tmp_path / "with", adapter, again)
+    written = json.loads((again / "unet" / "config.json").read_text())
+    assert written == {name: value for name, value in config.items() if name != "attention_type"}
+    assert not any(map(is_adapter_key, load_file(again / "unet" / "diffusion_pytorch_model.safetensors")))
     torch.save({"a.fuser.attn.to_q.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ConfigError):
         unpack(tmp_path / "other.pth", tmp_path, config)

@@ -20,6 +20,10 @@ from atelier.models.regional_unet import ADAPTER, attach_regional, kind_of
 
 _POSITIVE = "null_positive_feature"
 """What early checkpoints call ``null_text_feature``."""
+_AVERAGE = "ema_unet."
+"""What the published script takes along by mistake."""
+_UPSTREAMS = ("attention_type", "position_net_cls", "fuser_cls")
+"""Of a released UNet's configuration: what stock diffusers does not know, or would build other layers by."""
 
 
 def export(base: Path, adapter: Mapping[str, Tensor], folder: Path) -> dict[str, int]:
@@ -42,10 +46,9 @@ def export(base: Path, adapter: Mapping[str, Tensor], folder: Path) -> dict[str,
     frozen = {name: weight for name, weight in frozen.items() if not is_adapter_key(name)}
     check_adapter({name: tuple(tensor.shape) for name, tensor in adapter.items()}, config, "the adapter")
     save_file({name: tensor.contiguous() for name, tensor in sorted(adapter.items())}, folder / ADAPTER)
-    plain = {name: value for name, value in config.items() if name not in ("attention_type", "_name_or_path")}
     unet = folder / "unet"
     unet.mkdir(parents=True, exist_ok=True)
-    (unet / unet_folder.CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n")
+    (unet / unet_folder.CONFIG).write_text(json.dumps(_stock(config), indent=2, sort_keys=True) + "\n")
     save_folder(frozen, unet, size_of(MAX_SHARD))
     copy_parts(base, folder)
     write_index(folder, read_index(base) | {"unet": ["diffusers", "UNet2DConditionModel"]})
@@ -68,10 +71,13 @@ def unpack(source: Path, folder: Path, config: Mapping[str, Any]) -> list[str]:
         ConfigError: they are not this UNet's; lists the keys. DataError: the source is missing or damaged.
     """
     weights = _adapter_of(source)
+    averages = [name for name in weights if name.startswith(_AVERAGE)]
+    weights = {name: weight for name, weight in weights.items() if name not in averages}
     check_adapter(shapes_of(weights), config, str(source))
     save(weights, folder / ADAPTER)
     count = sum(weight.numel for weight in weights.values())
-    return [f"read  {source}: regional layers ({kind_of(weights)}), {count:,} parameters"]
+    lines = [f"read  {source}: regional layers ({kind_of(weights)}), {count:,} parameters"]
+    return [*lines, *([f"left out {len(averages)} keys of an average ({_AVERAGE}*)"] if averages else [])]
 
 
 def check_adapter(shapes: Mapping[str, Shape], config: Mapping[str, Any], what: str) -> None:
@@ -81,15 +87,20 @@ def check_adapter(shapes: Mapping[str, Shape], config: Mapping[str, Any], what: 
         ConfigError: counts and lists what is missing, unknown or of another shape.
     """
     hidden = shapes.get(unet_folder.HIDDEN, (512,))[0]
-    plain = {name: value for name, value in config.items() if not name.startswith("_") and name != "attention_type"}
     with torch.device("meta"):
-        unet = attach_regional(UNet2DConditionModel(**plain), kind_of(shapes), hidden=hidden)
+        unet = attach_regional(UNet2DConditionModel.from_config(_stock(config)), kind_of(shapes), hidden=hidden)
     require_same_keys(
         dict(shapes),
         {name: tuple(parameter.shape) for name, parameter in adapter_parameters(unet).items()},
         f"{what} does not fit the UNet ({unet_folder.family_of(config)})",
         "use the adapter with the base model it was trained on",
     )
+
+
+def _stock(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A UNet's configuration without the regional layers' entries, and without where it was loaded from."""
+    own = (*_UPSTREAMS, "_name_or_path")
+    return {name: value for name, value in config.items() if name not in own}
 
 
 def _adapter_of(source: Path) -> Weights:

@@ -1,6 +1,5 @@
 """CropCLIP, CropPick and SAMIoU of pictures of described boxes: is each object in its box what its description says?"""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +10,11 @@ from PIL import Image
 
 from atelier.data.geometry import decode_whole
 from atelier.errors import DataError
-from atelier.evaluation.regional_yardsticks import METRICS, OBJECTS, RESULT, Boxed, RegionalYardsticks
+from atelier.evaluation.regional_parts import Figures, Parts, write
+from atelier.evaluation.regional_yardsticks import METRICS, RESULT, Boxed, RegionalYardsticks
 from atelier.progress import Progress
-from atelier.storage.atomic import os_errors, write_bytes, write_json
+from atelier.sampling.text_drawing import share
+from atelier.storage.atomic import os_errors, write_json
 from atelier.storage.digest import sha256_bytes, sha256_json
 
 VERSION = 1
@@ -33,7 +34,7 @@ class _Opened:
         self.pick = CropScore(given.pick, given.pick_tokenizer or given.clip, batch) if given.pick else None
         self.sam = SamIoU(given.sam, given.legacy) if given.sam else None
 
-    def measured(self, pictures: Sequence[Boxed]) -> list[dict[str, list[float]]]:
+    def measured(self, pictures: Sequence[Boxed]) -> list[Figures]:
         """The figures of every box of some pictures."""
         from atelier.evaluation.crops import crop, pixels
 
@@ -42,7 +43,7 @@ class _Opened:
         cut = [[crop(image, box) for box in own] for image, own in zip(opened, boxes, strict=True)]
         crops = [each for own in cut for each in own]
         phrases = [phrase for each in pictures for phrase in each.phrases]
-        found: list[dict[str, list[float]]] = [{"pixels": [each.width * each.height for each in own]} for own in cut]
+        found: list[Figures] = [{"pixels": [each.width * each.height for each in own]} for own in cut]
         for name, score in (("crop_clip", self.clip), ("crop_pick", self.pick)):
             if score is not None:
                 values = score(crops, phrases).tolist()
@@ -54,17 +55,21 @@ class _Opened:
         return found
 
 
-def evaluate(out: Path, pictures: Sequence[Boxed], yardsticks: RegionalYardsticks, batch: int = 64) -> dict[str, Any]:
+def evaluate(
+    out: Path, pictures: Sequence[Boxed], yardsticks: RegionalYardsticks, batch: int = 64
+) -> dict[str, Any] | None:
     """Measures every box, and writes ``evaluation.json`` and ``objects.jsonl`` (a picture a line).
 
-    What an interrupted evaluation measured of the same pictures with the same yardsticks is taken over.
+    Under torchrun every process takes its share, and the first writes. What an interrupted evaluation measured of the
+    same pictures with the same yardsticks is taken over.
 
     Args:
         pictures: those without boxes are counted, and have no part in the means.
         batch: crops at once.
 
     Returns:
-        what ``evaluation.json`` holds: metrics are means over a picture's boxes, then over pictures.
+        what ``evaluation.json`` holds: metrics are means over a picture's boxes, then over pictures; None but in the
+        first process.
 
     Raises:
         ConfigError: no yardstick, or a model that does not fit. DataError: no box at all, a picture that cannot be
@@ -76,25 +81,24 @@ def evaluate(out: Path, pictures: Sequence[Boxed], yardsticks: RegionalYardstick
             raise DataError(f"{each.path}: {len(each.boxes)} boxes and {len(each.phrases)} phrases", "give one a box")
     if not any(each.boxes for each in pictures):
         raise DataError("no picture has a box", "give layouts with boxes and phrases")
-    with os_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
+    rank, world = share()
     states = asdict(yardsticks) | {"states": yardsticks.states, "version": VERSION}
-    keys = [_key(each, states) for each in pictures]
-    known = _known(out / OBJECTS)
-    waiting = [place for place, key in enumerate(keys) if key not in known and pictures[place].boxes]
-    opened = _Opened(yardsticks, batch) if waiting else None
-    progress = Progress("measuring", len(pictures), "pictures", start=len(pictures) - len(waiting))
-    with os_errors(out), (out / OBJECTS).open("a", encoding="utf-8") as file:
-        file.write("\n" if known else "")  # behind a line that was cut off
-        for some in _chunks(waiting, AT_ONCE):
-            assert opened is not None
-            rows = opened.measured([pictures[place] for place in some])
-            for place, row in zip(some, rows, strict=True):
-                known[keys[place]] = row
-                file.write(json.dumps({"key": keys[place], "picture": pictures[place].path.name, **row}) + "\n")
-            file.flush()
-            progress.advance(len(some))
-    _write_objects(out / OBJECTS, pictures, keys, known)
+    keys, parts = [_key(each, states) for each in pictures], Parts(out)
+    known = parts.known()
+    mine = [place for place, each in enumerate(pictures) if place % world == rank and each.boxes]
+    waiting = [place for place in mine if keys[place] not in known]
+    progress = Progress("measuring", len(mine), "pictures", start=len(mine) - len(waiting))
+    if waiting:
+        opened = _Opened(yardsticks, batch)
+        with parts.writing(rank) as file:
+            for some in _chunks(waiting, AT_ONCE):
+                chosen = [pictures[place] for place in some]
+                write(file, chosen, [keys[place] for place in some], opened.measured(chosen))
+                progress.advance(len(some))
+    if rank:
+        return None
+    known = parts.wait({key for key, each in zip(keys, pictures, strict=True) if each.boxes})
+    parts.finish(pictures, keys, known)
     result = _result(pictures, [known.get(key, {}) for key in keys], yardsticks, states)
     write_json(out / RESULT, result)
     return result
@@ -107,7 +111,7 @@ def mean_of_means(values: Sequence[Sequence[float]]) -> float:
 
 def _result(
     pictures: Sequence[Boxed],
-    rows: Sequence[dict[str, list[float]]],
+    rows: Sequence[Figures],
     yardsticks: RegionalYardsticks,
     states: dict[str, Any],
 ) -> dict[str, Any]:
@@ -120,35 +124,6 @@ def _result(
         "objects": sum(len(each.boxes) for each in pictures),
         "yardsticks": states,
     }
-
-
-def _write_objects(
-    path: Path, pictures: Sequence[Boxed], keys: Sequence[str], known: dict[str, dict[str, list[float]]]
-) -> None:
-    """All figures in the pictures' order, with what was asked for."""
-    lines = [
-        json.dumps(
-            {"key": key, "picture": each.path.name, "phrases": each.phrases, "boxes": each.boxes, **known.get(key, {})}
-        )
-        for each, key in zip(pictures, keys, strict=True)
-    ]
-    write_bytes(path, "".join(line + "\n" for line in lines).encode())
-
-
-def _known(path: Path) -> dict[str, dict[str, list[float]]]:
-    """The figures by key that a file holds; a line that was cut off is none."""
-    if not path.exists():
-        return {}
-    found = {}
-    with os_errors(path):
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    for line in lines:
-        try:
-            row = json.loads(line)
-            found[str(row["key"])] = {name: row[name] for name in ("pixels", *METRICS) if name in row}
-        except (ValueError, KeyError, TypeError):
-            continue
-    return found
 
 
 def _key(each: Boxed, states: dict[str, Any]) -> str:

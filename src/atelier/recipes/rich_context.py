@@ -227,12 +227,11 @@ class Recipe(GroundedRecipe):
 
     def layouts(self, count: int, seed: int) -> "list[Layout]":
         """Held-out layouts to sample and judge; of the twin's, boxes overlap in most."""
-        from atelier.recipes.layouts import published_layouts
-        from atelier.recipes.rich_layouts import rich_layouts
+        from atelier.recipes.rich_layouts import described_layouts, rich_layouts
 
         if self.profile == "laptop":
             return rich_layouts(count, seed, self.config.resolution)
-        return published_layouts()[:count]
+        return described_layouts()[:count]
 
     def encoder(self, base: Path) -> "Encoder":
         """Raw examples to training arrays, with the base's own autoencoder and text encoders."""
@@ -264,7 +263,7 @@ def _take(source: Path, folder: Path, base: "InputFolder") -> list[str]:
     from atelier.convert import unet_folder
     from atelier.convert.regional_folder import unpack
 
-    return unpack(source, folder, unet_folder.read_config(base.fetch("unet/config.json").parent))
+    return unpack(source, folder, unet_folder.read_config(base.fetch_all("unet/config.json") / "unet"))
 
 
 def _read_adapter(folder: Path) -> "Weights":

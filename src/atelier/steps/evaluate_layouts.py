@@ -121,6 +121,8 @@ def _measured(ctx: StepContext, yardsticks: RegionalYardsticks, batch: int) -> d
         out: Path = ctx.out.path / f".{kind}"
         pictures = [Boxed(folder / entry[kind], entry["boxes"], entry["phrases"]) for entry in entries]
         result = evaluate(out, pictures, yardsticks, batch)
+        if result is None:
+            raise RuntimeError("a step is one process, and torchrun's variables say otherwise")
         metrics |= {f"{name}{suffix}": value for name, value in result["metrics"].items()}
         shutil.copy(out / OBJECTS, ctx.out.path / f"{kind}.jsonl")
     return metrics
