@@ -11,6 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
+from atelier.cli import main
 from atelier.convert.regional_folder import unpack
 from atelier.data.raw_example import RawExample
 from atelier.errors import ConfigError, DataError
@@ -324,6 +325,70 @@ def test_an_export_opens_here_with_its_layers_and_in_stock_diffusers_as_its_base
     larger = {"boxes": [[0.1, 0.1, 0.66, 0.66]], "labels": ["a seven"]}  # a cell more than upstream's rounding gives
     assert not np.array_equal(draw(pipeline, **larger, parity=True), draw(pipeline, **larger))
     assert np.array_equal(draw(pipeline, **layout, scheduled_sampling_beta=0.0), draw(pipeline))
+
+
+def test_a_folder_remembers_by_which_rules_it_was_trained(
+    name: str, exported: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = load_file(exported / "regional_adapter.safetensors")
+    upstreams = tmp_path / "parity"
+    upstreams.mkdir()
+    get(name, "laptop", {"parity": True, "iou_weight": 2.0}).export(base, adapter, upstreams)
+    layout = {"boxes": [[0.1, 0.1, 0.66, 0.66]], "labels": ["a seven"]}
+    by_upstream = draw(open_pipeline(upstreams), **layout)
+    ours = open_pipeline(exported)
+    assert np.array_equal(by_upstream, draw(ours, **layout, parity=True, attention_weight_scale=2.0))
+    assert not np.array_equal(by_upstream, draw(ours, **layout))
+    assert np.array_equal(draw(ours, **layout), draw(open_pipeline(upstreams), **layout, parity=False))
+
+    # Layers from elsewhere, and back: by upstream's rules unless one says otherwise.
+    layers = str(tmp_path / "layers.pth")
+    assert main(["convert-regional", str(exported), layers]) == 0
+    assert main(["convert-regional", layers, str(tmp_path / "a"), "--base", str(base)]) == 0
+    assert "regions by upstream's rules" in capsys.readouterr().out
+    assert main(["convert-regional", layers, str(tmp_path / "b"), "--base", str(base), "--own-rules"]) == 0
+    assert np.array_equal(draw(open_pipeline(tmp_path / "a"), **layout), draw(ours, **layout, parity=True))
+    assert np.array_equal(draw(open_pipeline(tmp_path / "b"), **layout), draw(ours, **layout))
+    assert main(["convert-regional", layers, str(tmp_path / "c")]) == 2
+    assert main(["convert-regional", layers, str(tmp_path / "b"), "--base", str(base)]) == 2
+    torch.save({**adapter, "down_blocks.0.attn1.to_q.lora_A.weight": torch.zeros(1)}, layers)
+    assert main(["convert-regional", layers, str(tmp_path / "c"), "--base", str(base)]) == 2
+    assert "holds LoRA weights" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+
+
+def test_an_empty_prompt_is_what_a_dropped_caption_was(name: str, exported: Path) -> None:
+    pipeline = open_pipeline(exported)
+    pipeline.set_progress_bar_config(disable=True)
+    layout: dict[str, Any] = {"boxes": OVERLAPPING, "labels": list(PHRASES)}
+    size: dict[str, Any] = {
+        "height": 64,
+        "width": 64,
+        "num_inference_steps": 2,
+        "guidance_scale": 3.0,
+        "output_type": "np",
+    }
+
+    def drawn(prompt: Any, **given: Any) -> np.ndarray:
+        generator = [torch.Generator().manual_seed(5) for _ in range(2 if isinstance(prompt, list) else 1)]
+        images: np.ndarray = pipeline(prompt, **size, **given, generator=generator).images
+        return images
+
+    empty = drawn("", **layout)
+    assert np.allclose(drawn(["", "a seven"], **layout)[0], empty[0], atol=1e-4)
+    if name != "rich_context":
+        assert np.array_equal(empty, drawn("", **layout, parity=True)), "SD's own are the states of nothing"
+        return
+    width, pooled = pipeline.unet.config.cross_attention_dim, pipeline.text_encoder_2.config.projection_dim
+    zeros = torch.zeros(1, pipeline.tokenizer.model_max_length, width)
+    nothing = {"prompt_embeds": zeros, "pooled_prompt_embeds": torch.zeros(1, pooled)}
+    negative = {"negative_prompt_embeds": zeros, "negative_pooled_prompt_embeds": torch.zeros(1, pooled)}
+    assert np.allclose(empty, drawn(None, **nothing, **negative, **layout), atol=1e-5)
+    assert not np.allclose(empty, drawn("", **layout, parity=True), atol=1e-3)
+    stock = StableDiffusionXLPipeline.from_pretrained(exported)
+    stock.set_progress_bar_config(disable=True)
+    plain = stock("", **size, generator=[torch.Generator().manual_seed(5)]).images
+    assert np.allclose(drawn(""), plain, atol=1e-5), "without a layout it is its base"
 
 
 def test_a_picture_does_not_depend_on_its_neighbours(exported: Path) -> None:

@@ -16,6 +16,7 @@ from atelier.models.grounded_unet import adapter_parameters, blocks, freeze_base
 from atelier.models.regional.batches import RegionLayout, collate
 from atelier.models.regional.reading import read_regions
 from atelier.models.regional.regions import RegionMap, map_regions, unions
+from atelier.models.regional.rules import RegionRules, read_rules
 from atelier.models.regional.tokens import NO_BOX, RegionTokens
 from atelier.models.regional_unet import ADAPTER, adopt_regional, attach_regional
 from atelier.recipes.denoising import compute_dtype, load_scheduler
@@ -35,11 +36,17 @@ TEXTS: dict[str, type[SDXLText] | type[SDText]] = {"sdxl": SDXLText, "sd": SDTex
 """How each family reads text."""
 
 
-def open_pipeline(base: Path, family: str, unet: UNet2DConditionModel | None = None) -> RegionalMixin:
-    """The sampler of a diffusers folder, with ``unet`` in the place of the folder's own."""
+def open_pipeline(
+    base: Path, family: str, unet: UNet2DConditionModel | None = None, rules: RegionRules | None = None
+) -> RegionalMixin:
+    """The sampler of a diffusers folder, with ``unet`` in the place of the folder's own.
+
+    Args:
+        rules: of ``unet``; an exported folder names its own.
+    """
     if unet is None:
-        unet = UNet2DConditionModel.from_pretrained(base / "unet").eval()
-        adopt_regional(unet, load_file(base / ADAPTER))
+        unet, rules = UNet2DConditionModel.from_pretrained(base / "unet").eval(), read_rules(base / ADAPTER)
+        adopt_regional(unet, load_file(base / ADAPTER), keep_small=not rules.parity)
     text = TEXTS[family].load(base)
     parts: dict[str, Any] = {
         "vae": AutoencoderKL.from_pretrained(base / "vae").eval().requires_grad_(False),
@@ -54,6 +61,7 @@ def open_pipeline(base: Path, family: str, unet: UNet2DConditionModel | None = N
         pipeline = StableDiffusionXLRegionalPipeline(**parts, **second, add_watermarker=False)
     else:
         pipeline = StableDiffusionRegionalPipeline(**parts)
+    pipeline.rules = rules or RegionRules()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -16,6 +16,7 @@ from atelier.models.regional.fusers import RegionalCrossAndSelfAttention
 from atelier.models.regional.grounding import Grounding
 from atelier.models.regional.position_net import RegionTextNet
 from atelier.models.regional.reading import Reader, read_regions
+from atelier.models.regional.rules import RegionRules, read_rules
 from atelier.models.regional_unet import ADAPTER, adopt_regional
 from atelier.sampling.layout_input import Boxes, PromptLayout, read_layouts
 from atelier.sampling.layout_pipeline import LayoutMixin, prompt_count
@@ -30,6 +31,8 @@ class RegionalMixin(LayoutMixin):
     """
 
     default_beta = 1.0
+    #: By which rules the model's regions are made.
+    rules = RegionRules()
 
     @classmethod
     def from_pretrained(cls: Any, folder: Any, **kwargs: Any) -> Any:
@@ -42,7 +45,8 @@ class RegionalMixin(LayoutMixin):
         if not place.is_file():
             raise ConfigError(f"{folder} has no {ADAPTER}", "give the folder of an exported Rich-context model")
         pipeline = super().from_pretrained(folder, **kwargs)  # type: ignore[misc]
-        adopt_regional(pipeline.unet, load_file(place))
+        pipeline.rules = read_rules(place)
+        adopt_regional(pipeline.unet, load_file(place), keep_small=not pipeline.rules.parity)
         return pipeline
 
     @torch.no_grad()
@@ -54,21 +58,22 @@ class RegionalMixin(LayoutMixin):
         labels: Sequence[str] | Sequence[Sequence[str] | None] | None = None,
         box_unit: str = "share",
         scheduled_sampling_beta: float = 1.0,
-        attention_weight_scale: float = 1.0,
+        attention_weight_scale: float | None = None,
         max_objs: int = 30,
-        parity: bool = False,
+        parity: bool | None = None,
         **kwargs: Any,
     ) -> Any:
         """As the stock pipeline, with a layout.
 
         Args:
             boxes: xyxy, one list for every prompt, or a list a prompt. None: the base model alone.
-            labels: a description a box; the prompt beside them may be empty.
+            labels: a description a box; the prompt beside them may be empty, which is then no prompt at all.
             box_unit: "share" of the picture, within 0 to 1, or "px" of the picture that is drawn, as upstream's.
             scheduled_sampling_beta: the share of the steps, from the first, that see the layout.
-            attention_weight_scale: how much a region favours the boxes that it is most of.
+            attention_weight_scale: how much a region favours the boxes that it is most of; None: as it was trained.
             max_objs: more boxes than these are refused, none is left out in silence.
-            parity: regions and descriptions as upstream makes them, for its released checkpoints.
+            parity: regions, descriptions and the empty prompt as upstream has them, for its released checkpoints; None:
+                as the model was trained.
 
         Raises:
             ConfigError: boxes, labels or shares that cannot be; names which.
@@ -81,18 +86,21 @@ class RegionalMixin(LayoutMixin):
             raise ConfigError(f"box_unit is {box_unit!r}", "use share or px")
         if box_unit == "px":
             boxes = _shares(boxes, height, width)
+        parity = self.rules.parity if parity is None else parity
+        iou_weight = self.rules.iou_weight if attention_weight_scale is None else attention_weight_scale
         layouts = read_layouts(boxes, labels, None, prompt_count(arguments), max_objs)
         cells = (height // self.vae_scale_factor, width // self.vae_scale_factor)
         copies = arguments.get("num_images_per_prompt") or 1
 
         def ground(guided: bool) -> tuple[Grounding, None]:
-            own = self._region_layouts(layouts, cells, attention_weight_scale, parity)
+            own = self._region_layouts(layouts, cells, iou_weight, parity)
             rows = [each for each in own for _ in range(copies)]
             made = self._tokens([None] * len(rows) + rows if guided else rows, cells)
             return (made._replace(keep_small=False) if parity else made), None
 
-        grounded = any(each.boxes for each in layouts)
-        return self._layout_call(arguments, ground if grounded else None, scheduled_sampling_beta)
+        if not any(each.boxes for each in layouts):
+            return self._layout_call(arguments, None, scheduled_sampling_beta)
+        return self._layout_call(arguments, ground, scheduled_sampling_beta, _as_dropped=not parity)
 
     def layout_arguments(
         self,
