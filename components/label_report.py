@@ -5,7 +5,7 @@ from kfp.dsl import HTML, Artifact, Dataset, Input, Output
 from components import images
 
 
-@images.annotate
+@images.ops
 def label_report(
     raw: Input[Dataset],
     labels: Input[Dataset],

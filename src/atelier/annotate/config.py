@@ -98,6 +98,7 @@ RICH_PROFILES = {
         detector="IDEA-Research/grounding-dino-tiny",
         captioner="llava-hf/llava-v1.6-mistral-7b-hf",
         segmenter="facebook/sam-vit-huge",
+        caption_batch=16,  # a crop is up to 2,880 tokens
     ),
     "laptop": RichConfig(
         vocabulary="digits",
