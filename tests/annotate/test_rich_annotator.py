@@ -40,7 +40,7 @@ def annotated(annotator: RichAnnotator, captioned: Sequence[bool], *images: Imag
 def test_each_picture_gets_its_own() -> None:
     describer, captioner, segmenter = SizeCaptioner(), SizeCaptioner(), BoxSegmenter()
     annotator = RichAnnotator(
-        BrightnessTagger(), CornerDetector(), describer, captioner, segmenter, WidthScorer(), least_area=130
+        BrightnessTagger(), CornerDetector(), describer, captioner, segmenter, WidthScorer(), least_area=150
     )
     white, black, grey = annotated(annotator, [False, False, True], WHITE, BLACK, GREY)
     assert white.tags == ("bright thing", "seven")

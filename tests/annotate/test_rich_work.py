@@ -17,6 +17,7 @@ from atelier.annotate.detector import Detections
 from atelier.annotate.rich_annotator import RichAnnotator
 from atelier.annotate.rich_work import RichWork
 from atelier.annotate.shards import annotate, annotate_part, merge_annotations
+from atelier.annotate.work import digest
 from atelier.data import digits_rich, rle
 from atelier.data.parts import KIND
 from atelier.data.picture_folder import PictureFolder
@@ -232,6 +233,15 @@ def test_without_segmenter_and_clip(raw: Path, tmp_path: Path, models: dict[str,
     assert all(one.keys() == FIELDS - {"mask"} for one in objects)
     assert all(one["area"] == one["bbox"][2] * one["bbox"][3] for one in objects)
     assert "fit" not in made["statistics"]["histograms"]
+
+
+def test_the_digest_names_prompts_and_models(models: dict[str, Any]) -> None:
+    own = digest(CONFIG, models)
+    assert digest(CONFIG.model_copy(update={"images_per_shard": 9, "vocabulary": "coco"}), models) == own
+    changed = ({"prompt": "a"}, {"caption_prompt": "a"}, {"described_area": 9}, {"crop_side": 64}, {"nms_iou": 0.4})
+    others = {digest(CONFIG.model_copy(update=change), models) for change in changed}
+    others.add(digest(CONFIG, models | {"segmenter": models["segmenter"] | {"digest": "0"}}))
+    assert len(others - {own}) == 6
 
 
 def test_the_papers_numbers_and_what_may_be_left_out(tmp_path: Path) -> None:
