@@ -51,7 +51,7 @@ def pipeline(
         images: How many canvases of handwritten digits are drawn; unused when pictures is given.
         pictures: URI of the images, e.g. s3://bucket/cc3m-images/00000/, with img2dataset's JSON beside them or
             without. Empty draws digits.
-        captions: URI of a captions JSON of COCO's form; may be empty.
+        captions: URI of a captions JSON of COCO's form, or of a .jsonl with img_path and prompt; may be empty.
         tagger: ram, ram:WEIGHTS, or a CLIP or SigLIP (folder, or id of the hub with @revision). Empty is the profile's.
         vocabulary: Words for a CLIP or SigLIP tagger, a text file (a word a line), coco or digits.
         detector: Grounding DINO, a folder or an id of the hub. Empty is the profile's own.

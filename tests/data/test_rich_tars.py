@@ -111,9 +111,15 @@ def test_pictures_with_what_lies_beside_them(raw: Path) -> None:
             {"images": [{"id": 5, "file_name": "000000005.jpg"}], "annotations": [{"image_id": 5, "caption": "given"}]}
         )
     )
+    (raw / "prompts.jsonl").write_text(
+        "\n".join(
+            json.dumps({"img_path": f"./0/{name}.jpg", "prompt": text})
+            for name, text in (("000000003", "listed"), ("000000005", "not this"), ("000000006", "this one"))
+        )
+    )
     folder = PictureFolder(published(raw, "images", "rich-context-images-raw"), unit_images=4)
     assert len(folder.units) == 2
-    first, second, third, fourth, fifth, _ = read(folder)
+    first, second, third, fourth, fifth, sixth = read(folder)
     assert isinstance(first, RawExample)
     assert first.caption == json.loads((raw / IMAGES / "000000001.json").read_text())["caption"]
     assert first.inner is not None
@@ -122,16 +128,19 @@ def test_pictures_with_what_lies_beside_them(raw: Path) -> None:
     assert isinstance(second, RawExample)
     assert (second.caption, second.original_size) == ("", (known["original_height"], known["original_width"]))
     assert isinstance(third, RawExample)
-    assert (third.caption, third.inner) == ("", None)
+    assert (third.caption, third.inner) == ("listed", None)
     assert fourth == Quarantined("000000004", "the file beside it is no JSON object")
     assert isinstance(fifth, RawExample)
-    assert fifth.caption == "given"  # a list of captions goes before what lies beside the picture
+    assert fifth.caption == "given"  # COCO's file goes before a list, and that before what lies beside the picture
+    assert isinstance(sixth, RawExample)
+    assert sixth.captions == ("this one",)
 
 
 def test_the_form_of_what_is_still_to_be_labelled() -> None:
     images = form("rich-context-images")
     kinds = {
         "images/a.jpg": "pictures", "images/a.json": "pictures", "annotations/captions_val.json": "captions",
+        "list.jsonl": "captions",
         "labels/label_a.json": None, "labels/x.tar": None, "validation.json": None, "a.txt": None,
     }  # fmt: skip
     assert {name: images.kind_of(name) for name in kinds} == kinds

@@ -1,5 +1,6 @@
 """Pictures with what img2dataset leaves beside them: ``<picture>.json`` with a caption and the size before a border."""
 
+import functools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -12,16 +13,19 @@ from atelier.data.coco import usable
 from atelier.data.coco_folder import FETCHES, COCOFolder
 from atelier.data.geometry import image_size
 from atelier.data.letterbox import Rectangle, content
+from atelier.data.prompt_list import PromptList
 from atelier.data.raw_example import RawExample
-from atelier.data.raw_form import is_label, is_validation
+from atelier.data.raw_form import is_label, is_list, is_validation
 from atelier.errors import DataError
 from atelier.storage.atomic import os_errors
+from atelier.storage.cache import default_cache
 from atelier.storage.digest import sha256_bytes
 from atelier.storage.manifest import Manifest
 
 
 class PictureFolder(COCOFolder):
-    """``RawUnits`` of image files, with ``<image>.json`` and ``*captions*.json`` of COCO's form where there are such.
+    """``RawUnits`` of image files, with ``<image>.json``, ``*captions*.json`` of COCO's form and lists of prompts
+    (``*.jsonl``, see ``PromptList``) where there are such.
 
     Args:
         manifest: of kind ``rich-context-images-raw``.
@@ -39,6 +43,12 @@ class PictureFolder(COCOFolder):
         for name in self._folder.names("*.json"):
             if not (is_label(name) or is_validation(name)):
                 self._know(self._facts, PurePosixPath(name).stem, name)
+
+    @functools.cached_property
+    def _prompts(self) -> PromptList | None:
+        """The lists of prompts, fetched and read once."""
+        names = [name for name in self._folder.names() if is_list(name)]
+        return PromptList(self._folder, names, self.cache or default_cache()) if names else None
 
     def _know(self, known: dict[str, str], stem: str, name: str) -> None:
         """Notes the file of an image; one of no image is left aside."""
@@ -71,10 +81,14 @@ class PictureFolder(COCOFolder):
         return [known[stem] for stem in stems for known in self._known() if stem in known]
 
     def _joined(self, key: str, name: str, data: bytes) -> RawExample:
-        """With the caption that COCO's file or the one beside it states, if any."""
+        """With the caption that COCO's file, a list or the file beside it states, if any."""
         facts = self._facts_of(key)
-        said = facts.get("caption")
-        captions = self._captions_of(name) or usable([said] if isinstance(said, str) else [])
+        listed, beside = self._prompts.of(name) if self._prompts else None, facts.get("caption")
+        captions = (
+            self._captions_of(name)
+            or usable([] if listed is None else [listed])
+            or usable([beside] if isinstance(beside, str) else [])
+        )
         inner, size = self._inner(facts, image_size(data))
         none, boxes = np.empty(0, np.float32), np.empty((0, 4), np.float32)
         return RawExample(key, data, size, "".join(captions[:1]), boxes, none, (), captions=captions, inner=inner)

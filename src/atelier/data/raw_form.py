@@ -231,7 +231,7 @@ def _rich_kind(name: str) -> str | None:
 
 
 def _rich_images_kind(name: str) -> str | None:
-    kind = _rich_kind(name)
+    kind = "captions" if is_list(name) else _rich_kind(name)
     if kind != "boxes":
         return kind
     # What lies beside a picture comes with it; there may be labels, which are to be made.

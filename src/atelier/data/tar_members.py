@@ -72,7 +72,7 @@ class TarMembers:
                     tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header that it saw
         except tarfile.TarError as error:
             raise DataError(f"{path}: not a readable shard ({error})", self._fix) from error
-        without = next((key for key in own if self._needed not in self._spans[key]), None)
+        without = next((key for key in sorted(own) if self._needed not in self._spans[key]), None)
         if without is not None or not own:
             what = f"no {without}.{self._needed}" if own else "empty"
             raise DataError(f"{path}: {what}", f"{self._fix}, whole")
