@@ -1,4 +1,4 @@
-"""Component ``annotate``: images to boxes, a caption for each and its embedding."""
+"""Component ``annotate``: images to boxes with a caption and its embedding each, or to labels that describe them."""
 
 from kfp.dsl import Dataset, Input, Model, Output
 
@@ -19,6 +19,9 @@ def annotate(
     images_per_shard: int = 0,
     max_quarantined: float = 0.0,
     workers: int = 0,
+    recipe: str = "gligen_coco",
+    prompt: str = "",
+    caption_prompt: str = "",
 ) -> None:
     """Tags, detects, captions and embeds; what cannot be read is quarantined and counted.
 
@@ -32,6 +35,9 @@ def annotate(
         images_per_shard: images in a shard; 0 is the profile's own.
         max_quarantined: the share of bad images at which the run fails; 0 is the profile's own.
         workers: processes that annotate; 0 is one for each GPU.
+        recipe: what is annotated for, gligen_coco or rich_context.
+        prompt: what rich_context's captioner is asked about an object; empty is the profile's own, none asks nothing.
+        caption_prompt: and about a whole picture.
     """
     from atelier.steps.annotate import run
     from atelier.steps.artifact import read_input, write_output
@@ -47,6 +53,9 @@ def annotate(
         images_per_shard=images_per_shard,
         max_quarantined=max_quarantined,
         workers=workers,
+        recipe=recipe,
+        prompt=prompt,
+        caption_prompt=caption_prompt,
         artifacts=artifacts,
     )
     write_output(annotations, made)

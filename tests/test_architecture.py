@@ -18,6 +18,8 @@ LIGHT = [
     "atelier.steps.download",
     "atelier.steps.register",
     "atelier.steps.report",
+    "atelier.steps.label_report",
+    "atelier.annotate.rich_page",
     "atelier.steps.look",
     "atelier.orchestration.submit",
     "atelier.orchestration.schedule",

@@ -43,6 +43,24 @@ def test_a_label_means_a_tag(label: str, tag: str) -> None:
     assert tag_of(label, ["Dog", "cat", "traffic light", "hot dog"]) == tag
 
 
+def test_signs_within_tags_do_no_harm() -> None:
+    """Published code splits a label at "(" to cut its score off, and fails on a tag that holds one."""
+    tags = ["crane (machine)", "t-shirt", "cat [toy]", "crane"]
+    assert prompts(tags, length, 256) == ["crane machine. t-shirt. cat toy. crane."]
+    for label, tag in (
+        ("crane machine", "crane machine"),
+        ("machine", "crane machine"),
+        ("crane", "crane"),
+        ("t - shirt", "t-shirt"),  # as the detector's tokenizer says it
+        ("shirt", "t-shirt"),
+        ("toy", "cat toy"),
+    ):
+        assert tag_of(label, tags) == tag
+    assert prompts(["()", "("], length, 256) == []
+    assert tag_of("-", ["-", "dog"]) == "-"
+    assert tag_of("dog", ["-", "dog"]) == "dog"
+
+
 def test_no_tags() -> None:
     assert tag_of("dog", []) == tag_of("dog", ["", "."]) == ""
     assert clean("  A.B |  C? ") == "a b c"

@@ -67,24 +67,36 @@ class Annotation:
     dropped: int
 
 
-class Annotator:
-    """The models in their order; each sees all images of a batch, the captioner all their crops, at once."""
+class Locator:
+    """What is in images, and where: both models see all images of a batch at once."""
 
-    def __init__(
-        self, tagger: Tagger, detector: Detector, captioner: CropCaptioner, encoder: TextEmbedder | None
-    ) -> None:
-        self._tagger, self._detector, self._captioner, self._encoder = tagger, detector, captioner, encoder
+    def __init__(self, tagger: Tagger, detector: Detector) -> None:
+        self._tagger, self._detector = tagger, detector
 
     def prepare(self, image: Image.Image) -> PreparedImage:
         """Everything that can be done for an RGB image beside the models; called from several threads."""
         return PreparedImage(image, self._tagger.prepare(image), self._detector.prepare(image))
 
+    def locate(self, prepared: Sequence[PreparedImage]) -> tuple[list[list[str]], list[Detections]]:
+        """The tags of each image, and the boxes."""
+        tags = self._tagger.tags([item.for_tagger for item in prepared])
+        sizes = [(item.image.height, item.image.width) for item in prepared]
+        return tags, self._detector.detect([item.for_detector for item in prepared], tags, sizes)
+
+
+class Annotator(Locator):
+    """The models in their order; each sees all images of a batch, the captioner all their crops, at once."""
+
+    def __init__(
+        self, tagger: Tagger, detector: Detector, captioner: CropCaptioner, encoder: TextEmbedder | None
+    ) -> None:
+        super().__init__(tagger, detector)
+        self._captioner, self._encoder = captioner, encoder
+
     def annotate(self, prepared: Sequence[PreparedImage]) -> list[Annotation]:
         """An annotation for each image. A box that gets no caption takes its tag for one; without either it is
         dropped."""
-        tags = self._tagger.tags([item.for_tagger for item in prepared])
-        sizes = [(item.image.height, item.image.width) for item in prepared]
-        found = self._detector.detect([item.for_detector for item in prepared], tags, sizes)
+        tags, found = self.locate(prepared)
         crops = [crop(item.image, box) for item, own in zip(prepared, found, strict=True) for box in own.boxes]
         captions = iter(self._captioner.captions(crops) if crops else ())
         described = [

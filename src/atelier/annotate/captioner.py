@@ -59,6 +59,11 @@ class Captioner:
 
 def crop(image: Image.Image, box: np.ndarray) -> Image.Image:
     """The pixels that a box (xyxy, inside the image) touches; at least one."""
-    left, top = (min(int(np.floor(value)), side - 1) for value, side in zip(box[:2], image.size, strict=True))
+    return image.crop(touched(box, image.size))
+
+
+def touched(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """left, top, right, bottom of the pixels that a box (xyxy, inside an image of (W, H)) touches; at least one."""
+    left, top = (min(int(np.floor(value)), side - 1) for value, side in zip(box[:2], size, strict=True))
     right, bottom = (int(np.ceil(value)) for value in box[2:])
-    return image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+    return left, top, max(right, left + 1), max(bottom, top + 1)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from atelier.annotate.config import Config
+from atelier.annotate.config import RICH_PROFILES, Config, RichConfig
 from atelier.annotate.vocabulary import words
 from atelier.errors import ConfigError
 from atelier.storage import hub
@@ -27,12 +27,16 @@ TYPES = {
     "captioner": ("blip-2",),
     "phrase_encoder": ("clip", "clip_text_model"),
     "tagger": ("clip", "siglip", "siglip2"),
+    "segmenter": ("sam",),
+    "clip": ("clip",),
 }
 NAMED = {
     "detector": "a Grounding DINO, e.g. IDEA-Research/grounding-dino-base",
     "captioner": "a BLIP-2, e.g. Salesforce/blip2-flan-t5-xxl",
     "phrase_encoder": "a CLIP text encoder, e.g. openai/clip-vit-large-patch14",
     "tagger": "ram, or a CLIP or SigLIP, e.g. openai/clip-vit-large-patch14",
+    "segmenter": "a SAM, e.g. facebook/sam-vit-huge",
+    "clip": "a CLIP, e.g. openai/clip-vit-base-patch32",
 }
 NONE = "none"
 RAM, RAM_WEIGHTS = "ram", "xinyu1205/recognize_anything_model"
@@ -70,22 +74,23 @@ def resolve(config: Config) -> dict[str, Any]:
         ConfigError: models are not given, missing, of another kind, or hold no safetensors; all of them are named.
         ServiceError, StorageError: the hub does not tell a revision's commit.
     """
-    asked = {role: getattr(config, role) for role in TYPES}
+    asked = {role: getattr(config, role) for role in config.models}
     if not asked["tagger"]:
         asked["tagger"] = RAM if ram_installed() else VOCABULARY_MODEL if _ID.fullmatch(config.detector) else ""
+    asked = {role: name for role, name in asked.items() if name or role not in config.optional}
     missing = [role for role, name in asked.items() if not name]
     if missing:
         raise ConfigError(
             f"no {' and no '.join(missing)} given: annotating needs models, and none is shipped",
             "give folders (or ids of the hub): "
-            + "; ".join(f"{role}=… ({NAMED[role]})" for role in missing)
+            + "; ".join(f"{role}=… ({_named(role, config)})" for role in missing)
             + ". docs/annotate.md says more",
         )
     found: dict[str, Any] = {}
     for role, name in asked.items():
-        if role == "phrase_encoder" and name == NONE:
+        if name == NONE and role in ("phrase_encoder", *config.optional):
             continue
-        place = _ram(name) if role == "tagger" and name.split(":")[0] == RAM else _place(role, name)
+        place = _ram(name) if role == "tagger" and name.split(":")[0] == RAM else _place(role, name, config)
         found[role] = asdict(place)
     if found["tagger"]["kind"] != RAM:
         found["words"] = words(config.vocabulary)
@@ -97,28 +102,38 @@ def ram_installed() -> bool:
     return importlib.util.find_spec("ram") is not None
 
 
-def _place(role: str, name: str) -> Place:
+def _place(role: str, name: str, config: Config) -> Place:
     if _ID.fullmatch(name) and not Path(name).is_dir():
         repo, _, revision = name.partition("@")
         commit = hub.commit(repo, revision)
         return Place(repo, commit, sha256_json({"id": repo, "commit": commit}))
     if not is_local(name):
-        raise ConfigError(f"{role}={name}: neither a folder nor an id of the hub", f"give {NAMED[role]}, or a folder")
-    return _folder(role, local_path(name).absolute())
+        raise ConfigError(
+            f"{role}={name}: neither a folder nor an id of the hub", f"give {_named(role, config)}, or a folder"
+        )
+    # What describes objects at length may be any model that transformers opens as one; it says so when it cannot.
+    types = None if role == "captioner" and isinstance(config, RichConfig) else TYPES[role]
+    return _folder(role, local_path(name).absolute(), types, _named(role, config))
 
 
-def _folder(role: str, folder: Path) -> Place:
+def _named(role: str, config: Config) -> str:
+    if role == "captioner" and isinstance(config, RichConfig):
+        return f"an image-to-text model, e.g. {RICH_PROFILES['paper'].captioner}"
+    return NAMED[role]
+
+
+def _folder(role: str, folder: Path, types: tuple[str, ...] | None, named: str) -> Place:
     """A folder of the right kind; of a diffusers folder (phrase encoder) the text encoder and tokenizer."""
     parts = ("text_encoder", "tokenizer") if (folder / "model_index.json").is_file() else ("",)
     config = folder / parts[0] / "config.json"
     if not config.is_file():
-        raise ConfigError(f"{role}={folder}: there is no {config.name} in it", f"give {NAMED[role]}, or its folder")
+        raise ConfigError(f"{role}={folder}: there is no {config.name} in it", f"give {named}, or its folder")
     try:
         kind = str(json.loads(config.read_text(encoding="utf-8")).get("model_type", ""))
     except (ValueError, AttributeError, OSError) as error:
         raise ConfigError(f"{config}: not a readable JSON object ({error})", "download the model again") from error
-    if kind not in TYPES[role]:
-        raise ConfigError(f"{role}={folder}: it is a {kind or 'model without a type'}", f"give {NAMED[role]}")
+    if not kind or (types is not None and kind not in types):
+        raise ConfigError(f"{role}={folder}: it is a {kind or 'model without a type'}", f"give {named}")
     files = [
         path
         for part in parts

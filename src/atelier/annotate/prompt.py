@@ -7,8 +7,9 @@ SEPARATOR = ". "
 
 
 def clean(tag: str) -> str:
-    """A tag as the detector reads it: lower case, no full stop (which divides tags), single spaces."""
-    return " ".join(re.sub(r"[.|?]", " ", tag.lower()).split())
+    """A tag as the detector reads it: lower case, single spaces, no full stop (which divides tags) and no brackets
+    (which the detector's answer would hold as words of their own)."""
+    return " ".join(re.sub(r"[.|?()\[\]{}]", " ", tag.lower()).split())
 
 
 def prompts(tags: Sequence[str], length: Callable[[str], int], limit: int) -> list[str]:
@@ -47,11 +48,16 @@ def tag_of(label: str, tags: Sequence[str]) -> str:
     label = clean(label)
     if label in asked:
         return label
-    named = set(label.split())
+    named = set(_words(label))
 
     def fit(tag: str) -> tuple[float, int]:
-        words = set(tag.split())
+        words = set(_words(tag)) or {tag}
         return len(words & named) / len(words), len(words & named)
 
     best = max(asked, key=fit, default="")
     return best if best and fit(best)[1] else ""
+
+
+def _words(text: str) -> list[str]:
+    """The detector's tokenizer takes "t-shirt" apart, and says "t - shirt"."""
+    return re.findall(r"\w+", text)

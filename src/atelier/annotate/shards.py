@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from atelier.annotate.config import Config
+from atelier.annotate.config import Config, RichConfig
+from atelier.annotate.rich_statistics import statistics
 from atelier.annotate.work import annotation_spec
 from atelier.data import summary
 from atelier.data.coco_folder import COCOFolder
 from atelier.data.parts import merge_parts, take_part
+from atelier.data.picture_folder import PictureFolder
 from atelier.data.quarantine import Quarantine
 from atelier.data.summary import ShardSummary
 from atelier.data.units import UnitShards, work_through
@@ -27,25 +29,26 @@ def annotate(
     workers: int = 0,
     cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Writes shards (``data.coco_annotated``), their indices and ``quarantine.jsonl`` into ``out``.
+    """Writes shards (``data.coco_annotated``, or of a ``RichConfig`` ``data.rich_label``), their indices and
+    ``quarantine.jsonl`` into ``out``.
 
     An interrupted run goes on after its committed shards. Same images, models and configuration give the same bytes,
     whatever the number of workers and whenever it was interrupted.
 
     Args:
-        raw: images and captions, see ``COCOFolder``.
+        raw: images and captions, see ``COCOFolder`` and ``PictureFolder``.
         models: what ``places.resolve`` found.
         workers: processes; 0 is one for each visible GPU, one without any.
         cache: where remote files are kept.
 
     Returns:
         The manifest's metadata: samples, quarantined (count by reason), annotators (digest), fields, boxes (kept and
-        dropped), shards (name, samples), metrics.
+        dropped), shards (name, samples), metrics, and of labels ``statistics``, see ``rich_statistics``.
 
     Raises:
         DataError: more images are bad than ``quarantine`` allows. AtelierError: a worker died or failed.
     """
-    source = COCOFolder(raw, cache, config.images_per_shard)
+    source = _source(raw, config, cache)
     spec = annotation_spec(source, config, models)
     units, digest = work_through(source.units, spec, out, quarantine, LABEL, len(source.images), workers)
     shards = [shard for unit in units for shard in unit.shards]
@@ -69,7 +72,7 @@ def annotate_part(
     Raises:
         ConfigError: no such part. AtelierError: as ``annotate``.
     """
-    source = COCOFolder(raw, cache, config.images_per_shard)
+    source = _source(raw, config, cache)
     spec = annotation_spec(source, config, models)
 
     def work(names: list[str], quarantine: Quarantine) -> tuple[list[UnitShards], str]:
@@ -93,16 +96,23 @@ def merge_annotations(
     return _metadata(shards, digest, quarantine)
 
 
+def _source(raw: Manifest, config: Config, cache: Path | None) -> COCOFolder:
+    kind = PictureFolder if isinstance(config, RichConfig) else COCOFolder
+    return kind(raw, cache, config.images_per_shard)
+
+
 def _settings(config: Config) -> dict[str, Any]:
     return {"images_per_shard": config.images_per_shard}
 
 
 def _metadata(shards: Sequence[ShardSummary], digest: str, quarantine: Quarantine) -> dict[str, Any]:
     made = summary.metadata(shards, quarantine.counts())
+    counts = made.pop("counts", None)
     boxes = {name: made["boxes"][name] for name in ("kept", "dropped")}
     metrics = {
         "images_annotated": made["samples"],
         "images_quarantined": len(quarantine.entries),
         "boxes_per_image": round(boxes["kept"] / max(made["samples"], 1), 3),
     }
-    return made | {"boxes": boxes, "annotators": digest, "metrics": metrics}
+    described = {"statistics": statistics(counts)} if counts else {}
+    return made | {"boxes": boxes, "annotators": digest, "metrics": metrics, **described}

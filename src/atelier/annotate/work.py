@@ -3,9 +3,10 @@
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from atelier.annotate.annotator import Annotation, Annotator, PreparedImage
+from atelier.annotate.annotator import Annotation, Annotator, Detector, PreparedImage
 from atelier.annotate.config import Config
 from atelier.annotate.places import RAM, Place
+from atelier.annotate.tagger import Tagger
 from atelier.data.coco_annotated import EMBEDDINGS
 from atelier.data.coco_folder import COCOFolder
 from atelier.data.geometry import decode_whole
@@ -19,26 +20,41 @@ Prepared = tuple[RawExample, PreparedImage]
 SHORT_SIDE = 800  # pixels that the detector resizes an image's short side to; the others ask for less
 
 
-class AnnotationWork:
-    """``Work``: each shard is a unit of its own, so that as many workers as there are shards have something to do.
+class PictureWork:
+    """What every annotating ``Work`` is: each shard is a unit of its own, so that as many workers as there are shards
+    have something to do.
 
     Args:
         source: images, with units of ``samples_per_shard`` images.
-        annotator: the models.
         digest: of models and thresholds.
         samples_per_shard, batch: images of a shard, images annotated at once.
+
+    Attributes:
+        names: the images' file names, by key.
+    """
+
+    def __init__(self, source: COCOFolder, digest: str, samples_per_shard: int, batch: int) -> None:
+        self.source, self.digest = source, digest
+        self.samples_per_shard, self.batch = samples_per_shard, batch
+        self.names = {PurePosixPath(name).stem: PurePosixPath(name).name for name in source.images}
+
+    def unwanted(self, example: RawExample) -> str:
+        """Every picture is annotated."""
+        return ""
+
+
+class AnnotationWork(PictureWork):
+    """``Work``; see ``PictureWork``.
+
+    Args:
+        annotator: the models.
     """
 
     def __init__(
         self, source: COCOFolder, annotator: Annotator, digest: str, samples_per_shard: int, batch: int
     ) -> None:
-        self.source, self._annotator, self.digest = source, annotator, digest
-        self.samples_per_shard, self.batch = samples_per_shard, batch
-        self._names = {PurePosixPath(name).stem: PurePosixPath(name).name for name in source.images}
-
-    def unwanted(self, example: RawExample) -> str:
-        """Every picture is annotated."""
-        return ""
+        super().__init__(source, digest, samples_per_shard, batch)
+        self._annotator = annotator
 
     def prepare(self, example: RawExample) -> Prepared:
         """Decodes, and resizes as tagger and detector want it."""
@@ -48,7 +64,7 @@ class AnnotationWork:
         """See ``data.work.Work``; the samples' form is that of ``data.coco_annotated``."""
         found = self._annotator.annotate([image for _, image in prepared])
         return [
-            _sample(example, self._names[example.key], own) for (example, _), own in zip(prepared, found, strict=True)
+            _sample(example, self.names[example.key], own) for (example, _), own in zip(prepared, found, strict=True)
         ]
 
 
@@ -74,7 +90,7 @@ def annotation_spec(source: COCOFolder, config: Config, models: dict[str, Any]) 
         models: what ``places.resolve`` found.
     """
     return WorkSpec(
-        f"{__name__}:open_work",
+        config.work,
         {
             "source": source.manifest.to_json(),
             "cache": str(source.cache) if source.cache else None,
@@ -96,22 +112,7 @@ def open_work(source: str, cache: str | None, config: dict[str, Any], models: di
 def digest(config: Config, models: dict[str, Any]) -> str:
     """``sha256:…`` of the models' content and of every number that decides a box or a word."""
     used = {role: model["digest"] for role, model in models.items() if role != "words"}
-    numbers = config.model_dump(include=set(NUMBERS))
-    return "sha256:" + sha256_json({"models": used, "words": models.get("words"), "numbers": numbers})
-
-
-#: Batches are among them: sums of floating-point numbers depend on their order.
-NUMBERS = (
-    "tag_threshold",
-    "tag_limit",
-    "box_threshold",
-    "text_threshold",
-    "nms_iou",
-    "caption_tokens",
-    "batch",
-    "detect_batch",
-    "caption_batch",
-)
+    return "sha256:" + sha256_json({"models": used, "words": models.get("words"), "numbers": config.numbers})
 
 
 def make_annotator(config: Config, models: dict[str, Any]) -> Annotator:
@@ -121,20 +122,45 @@ def make_annotator(config: Config, models: dict[str, Any]) -> Annotator:
         ConfigError: one cannot be loaded.
     """
     from atelier.annotate.captioner import Captioner
-    from atelier.annotate.detector import GroundingDetector
     from atelier.annotate.phrases import PhraseEncoder
-    from atelier.annotate.ram_tagger import RAMTagger
-    from atelier.annotate.vocabulary_tagger import VocabularyTagger
 
-    places = {role: Place(**place) for role, place in models.items() if role != "words"}
-    tagger = places["tagger"]
+    places = places_of(models)
     return Annotator(
-        RAMTagger(tagger)
-        if tagger.kind == RAM
-        else VocabularyTagger(tagger, models["words"], config.tag_threshold, config.tag_limit),
-        GroundingDetector(
-            places["detector"], config.box_threshold, config.text_threshold, config.nms_iou, config.detect_batch
-        ),
+        make_tagger(config, models),
+        make_detector(config, models),
         Captioner(places["captioner"], config.caption_tokens, config.caption_batch),
         PhraseEncoder(places["phrase_encoder"]) if "phrase_encoder" in places else None,
     )
+
+
+def places_of(models: dict[str, Any]) -> dict[str, Place]:
+    """Each role's place, of what ``places.resolve`` found."""
+    return {role: Place(**place) for role, place in models.items() if role != "words"}
+
+
+def make_tagger(config: Config, models: dict[str, Any]) -> Tagger:
+    """RAM, or a CLIP or SigLIP over the vocabulary.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    place = places_of(models)["tagger"]
+    if place.kind == RAM:
+        from atelier.annotate.ram_tagger import RAMTagger
+
+        return RAMTagger(place)
+    from atelier.annotate.vocabulary_tagger import VocabularyTagger
+
+    return VocabularyTagger(place, models["words"], config.tag_threshold, config.tag_limit)
+
+
+def make_detector(config: Config, models: dict[str, Any]) -> Detector:
+    """Grounding DINO.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    from atelier.annotate.detector import GroundingDetector
+
+    numbers = (config.box_threshold, config.text_threshold, config.nms_iou, config.detect_batch)
+    return GroundingDetector(places_of(models)["detector"], *numbers)

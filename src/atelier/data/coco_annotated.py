@@ -7,30 +7,21 @@ the phrases.
 """
 
 import json
-import os
-import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from atelier.data import npy_header
 from atelier.data.coco import Annotated
 from atelier.data.sa1b import checked_text
+from atelier.data.tar_members import TarMembers
 from atelier.errors import DataError
-from atelier.storage.atomic import os_errors
 
 EMBEDDINGS = "embeddings"
 RECORD = "json"
-
-
-class _Span(NamedTuple):
-    """Where a member's content lies."""
-
-    tar: int
-    offset: int
-    size: int
+FIX = "give the tars that annotate wrote"
 
 
 class AnnotatedShards:
@@ -44,18 +35,15 @@ class AnnotatedShards:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = list(paths)
-        self._spans: dict[str, dict[str, _Span]] = {}
-        for number, path in enumerate(self._paths):
-            self._scan(number, path)
+        self._members = TarMembers(paths, RECORD, FIX)
 
     def names(self) -> Iterable[str]:
-        for key in self._spans:
+        for key in self._members:
             yield str(self._record(key)["image"])
 
     def of(self, image: str) -> Annotated | None:
         key = PurePosixPath(image).stem
-        if key not in self._spans:
+        if key not in self._members:
             return None
         record = self._record(key)
         if record.get("image") != image:
@@ -65,46 +53,15 @@ class AnnotatedShards:
         except (KeyError, TypeError, ValueError, EOFError) as error:
             return Annotated(problem=f"its annotations are not readable: {type(error).__name__}: {error}")
 
-    def _scan(self, number: int, path: Path) -> None:
-        with os_errors(path):
-            size = path.stat().st_size
-        own: set[str] = set()
-        try:
-            with os_errors(path), tarfile.open(path, "r:") as tar:
-                while (member := tar.next()) is not None:
-                    key, _, field = member.name.partition(".")
-                    if member.offset_data + member.size > size:
-                        raise tarfile.ReadError(f"it ends within {member.name}")
-                    if key in self._spans and key not in own:
-                        raise DataError(f"{path}: image {key} is in another shard too", "give each shard once")
-                    own.add(key)
-                    self._spans.setdefault(key, {})[field] = _Span(number, member.offset_data, member.size)
-                    tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header that it saw
-        except tarfile.TarError as error:
-            raise DataError(f"{path}: not a readable shard ({error})", "give the tars that annotate wrote") from error
-        without = next((key for key in own if RECORD not in self._spans[key]), None)
-        if without is not None or not own:
-            raise DataError(
-                f"{path}: {f'no {without}.json' if own else 'empty'}", "give the tars that annotate wrote, whole"
-            )
-
-    def _read(self, span: _Span) -> bytes:
-        path = self._paths[span.tar]
-        with os_errors(path), path.open("rb") as file:
-            return os.pread(file.fileno(), span.size, span.offset)
-
     def _record(self, key: str) -> dict[str, Any]:
-        span = self._spans[key][RECORD]
         try:
-            return dict(json.loads(self._read(span)))
+            return dict(json.loads(self._members.read(key, RECORD) or b""))
         except (ValueError, TypeError) as error:
-            raise DataError(
-                f"{self._paths[span.tar]}: {key}.json is no JSON object", "give the tars that annotate wrote"
-            ) from error
+            raise DataError(f"{self._members.place(key)}: {key}.json is no JSON object", FIX) from error
 
     def _embeddings(self, key: str) -> np.ndarray | None:
-        span = self._spans[key].get(f"{EMBEDDINGS}.npy")
-        return None if span is None else npy_header.array_of(self._read(span))
+        data = self._members.read(key, f"{EMBEDDINGS}.npy")
+        return None if data is None else npy_header.array_of(data)
 
 
 def _annotated(record: dict[str, Any], embeddings: np.ndarray | None) -> Annotated:

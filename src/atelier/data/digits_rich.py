@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from atelier.data import digits, rle
+from atelier.data import digits
 from atelier.data.digits_canvas import INK, LONGEST, SHORT_SIDE, jpeg
+from atelier.data.rich_label import make_label, make_object
 from atelier.progress import Progress
 from atelier.storage.atomic import os_errors
 from atelier.storage.digest import canonical_json
@@ -164,36 +165,12 @@ def _label(number: int, pixels: np.ndarray, placements: Sequence[digits.Placemen
     side = max(height, width)
     down, across = (side - height) // 2, (side - width) // 2
     ink = pixels.min(axis=2) > INK
-    annotations = []
-    for place, placement in enumerate(placements):
+    objects = []
+    for placement in placements:
         left, top, right, bottom = digits.pixel_box(placement.box, (height, width))
         mask = np.zeros(ink.shape, bool)
         mask[top:bottom, left:right] = ink[top:bottom, left:right]
-        annotations.append(
-            {
-                "bbox": [left + across, top + down, right - left, bottom - top],
-                "mask": rle.encode(_bordered(mask, False)),
-                "mask_value": place + 1,
-                "pred_score": 1.0,
-                "category_name": digits.WORDS[placement.label],
-                "caption": describe(placement, min(height, width)),
-                "area": int(mask.sum()),
-                "is_stuff": 0,
-                "is_thing": 1,
-                "id": number * 10 + place,
-                "isfake": 0,
-                "isreflected": 0,
-                "category_id": placement.label + 1,
-                "data_id": number,
-                "text_embedding_before": "",
-                "blip_clip_embeddings": "",
-            }
-        )
-    return {
-        "caption": digits.caption(placements),
-        "file_name": f"{number:09d}.jpg",
-        "is_det": 1,
-        "dataset_name": "digits",
-        "data_id": number,
-        "annos": annotations,
-    }
+        box = (left + across, top + down, right + across, bottom + down)
+        word, description = digits.WORDS[placement.label], describe(placement, min(height, width))
+        objects.append(make_object(box, word, placement.label + 1, description, mask=_bordered(mask, False)))
+    return make_label(f"{number:09d}.jpg", number, digits.caption(placements), objects, "digits")

@@ -223,17 +223,28 @@ def _rich_kind(name: str) -> str | None:
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in PICTURES:
         return "pictures"
+    if suffix == ".tar":
+        return "boxes"
     if suffix != ".json":
         return None
     return "captions" if "captions" in PurePosixPath(name).name and not is_label(name) else "boxes"
 
 
+def _rich_images_kind(name: str) -> str | None:
+    kind = "captions" if is_list(name) else _rich_kind(name)
+    if kind != "boxes":
+        return kind
+    # What lies beside a picture comes with it; there may be labels, which are to be made.
+    return None if name.endswith(".tar") or is_label(name) or is_validation(name) else "pictures"
+
+
 def _rich_check(places: Iterable[str]) -> None:
     places = list(places)
     _has_pictures(places)
-    if not any(is_label(place) for place in places):
+    if not any(is_label(place) or place.endswith(".tar") for place in places):
         raise ConfigError(
-            "the source has no label_<image>.json", "give labels as boxes, e.g. s3://bucket/labels/*.json"
+            "the source has no label_<image>.json",
+            "give labels as boxes, e.g. s3://bucket/labels/*.json, or the shards (*.tar) of rich_context_annotate",
         )
 
 
@@ -302,6 +313,17 @@ FORMS = {
         ("captions",),
         _rich_kind,
         _rich_check,
+        # With the labels' tars lie the tables of what is in them.
+        beside=(".txt", ".parquet", "_stats.json", ".tar.index.json"),
+        draw=_rich_draw,
+    ),
+    # What is still to be labelled.
+    "rich-context-images": RawForm(
+        "rich-context-images",
+        {"pictures": "images", "captions": "annotations"},
+        ("captions",),
+        _rich_images_kind,
+        _has_pictures,
         beside=(".txt", ".parquet", "_stats.json"),
         draw=_rich_draw,
     ),

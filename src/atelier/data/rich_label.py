@@ -1,18 +1,24 @@
-"""A ``label_<id>.json`` of the rich-context labelling: a picture's caption, and a description of every object.
+"""A ``label_<id>.json`` of the rich-context labelling, read and made: a picture's caption, every object's description.
 
 The form is that of InstanceDiffusion's labelling: ``{"caption": …, "annos": [{"bbox": [x, y, w, h], "caption": …,
 "category_name": …, "mask": {"size": [H, W], …}, …}, …]}``.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import orjson
 
+from atelier.data import rle
 from atelier.data.sa1b import checked_text
+
+PREFIX = "label_"
+"""Of a label's name, before its picture's."""
+OBJECTS = 1000
+"""Between the numbers of two pictures' first objects."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,3 +113,59 @@ def _frame(annotations: list[dict[str, Any]]) -> tuple[int, int] | None:
 
 def _is_size(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(isinstance(side, int) and side > 0 for side in value)
+
+
+def make_label(
+    file_name: str, number: int, caption: str, objects: Sequence[Mapping[str, Any]], dataset: str
+) -> dict[str, Any]:
+    """A label as the published generation writes it.
+
+    Args:
+        file_name: the picture's.
+        number: of the picture in its data set.
+        objects: what ``make_object`` made.
+    """
+    return {
+        "caption": caption,
+        "file_name": file_name,
+        "is_det": 1,
+        "dataset_name": dataset,
+        "data_id": number,
+        "annos": [
+            {**each, "mask_value": place + 1, "id": number * OBJECTS + place, "data_id": number}
+            for place, each in enumerate(objects)
+        ],
+    }
+
+
+def make_object(
+    box: tuple[int, int, int, int],
+    category: str,
+    category_id: int,
+    description: str,
+    score: float = 1.0,
+    mask: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """An object of a label; ``make_label`` numbers it.
+
+    Args:
+        box: xyxy in whole pixels of the picture.
+        mask: bool [H, W] of the picture; None: the object has none.
+    """
+    left, top, right, bottom = box
+    area = (right - left) * (bottom - top) if mask is None else int(mask.sum())
+    return {
+        "bbox": [left, top, right - left, bottom - top],
+        **({} if mask is None else {"mask": rle.encode(mask)}),
+        "pred_score": score,
+        "category_name": category,
+        "caption": description,
+        "area": area,
+        "is_stuff": 0,
+        "is_thing": 1,
+        "isfake": 0,
+        "isreflected": 0,
+        "category_id": category_id,
+        "text_embedding_before": "",
+        "blip_clip_embeddings": "",
+    }

@@ -5,7 +5,7 @@ border, and has a JSON beside it with its true size), and COCO labelled likewise
 """
 
 import functools
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,34 +15,37 @@ import orjson
 
 from atelier.data.coco import usable
 from atelier.data.coco_boxes import largest, transform, visible
-from atelier.data.coco_folder import FETCHES, COCOFolder
 from atelier.data.geometry import image_size
-from atelier.data.letterbox import content
+from atelier.data.picture_folder import PictureFolder
 from atelier.data.quarantine import Filtered, Quarantined
 from atelier.data.raw_example import RawExample
 from atelier.data.raw_form import is_label, is_validation
-from atelier.data.rich_label import RichLabel, read_label
+from atelier.data.raw_source import verified
+from atelier.data.rich_label import PREFIX, RichLabel, read_label
 from atelier.data.settings import Settings
+from atelier.data.tar_members import TarMembers
 from atelier.errors import DataError
 from atelier.storage.atomic import os_errors
-from atelier.storage.digest import sha256_bytes
 from atelier.storage.manifest import Manifest
 
+FIX = "give the tars that annotate wrote"
 MIN_VISIBLE = 0.3
 """The share of a box that the crop must leave: of less, the description would be of what is not there."""
 
 
-class RichSource(COCOFolder):
+class RichSource(PictureFolder):
     """``RawSource`` of image files and their labels, joined by the image's name: ``a.jpg`` and ``label_a.json``.
 
     Args:
-        manifest: of kind ``rich-context-raw``: images, ``label_*.json``, and where there are such ``<image>.json`` (the
-            size before a border was added), ``*captions*.json`` of COCO's form (for labels without a caption), and
-            ``validation*.json``: names of images, or pairs of an image and its label, that are held out.
+        manifest: of kind ``rich-context-raw``: images, ``label_*.json`` (files, or members of ``*.tar`` as the step
+            ``annotate`` writes them), and where there are such ``<image>.json`` (the size before a border was added),
+            ``*captions*.json`` of COCO's form (for labels without a caption), and ``validation*.json``: names of
+            images, or pairs of an image and its label, that are held out.
         cache: where remote files are kept, see ``InputFolder``.
 
     Raises:
-        DataError: no images, no labels, two different ones of one name, or several files of captions.
+        DataError: no images, no labels, two different ones of one name, labels both as files and in tars, or several
+            files of captions.
     """
 
     brings_latents = False
@@ -50,21 +53,23 @@ class RichSource(COCOFolder):
     def __init__(self, manifest: Manifest, cache: Path | None = None) -> None:
         super().__init__(manifest, cache)
         self._labels: dict[str, str] = {}
-        self._sizes: dict[str, str] = {}
-        names = [name for name in self._folder.names() if name.endswith(".json")]
+        self._tars = self._folder.names("*.tar")
+        names = self._folder.names("*.json")
         self._validation = sorted(name for name in names if is_validation(name))
-        stems = {PurePosixPath(image).stem for image in self.images}
         for name in names:
-            stem = PurePosixPath(name).stem
-            found, own = (self._labels, stem.removeprefix("label_")) if is_label(name) else (self._sizes, stem)
-            if own not in stems:
-                continue
-            # The same file twice: one pattern gave it with the pictures, and another with the labels.
-            if own in found and manifest.file(found[own]).sha256 != manifest.file(name).sha256:
-                raise DataError(f"{manifest.uri}: {found[own]} and {name} are of one image", "give each image one")
-            found[own] = name
-        if not self._labels:
+            if is_label(name):
+                self._know(self._labels, PurePosixPath(name).stem.removeprefix(PREFIX), name)
+        if self._labels and self._tars:
+            raise DataError(
+                f"{manifest.uri}: labels of its images, and tars of labels ({self._tars[0]})", "give one or the other"
+            )
+        if not self._labels and not self._tars:
             raise DataError(f"{manifest.uri}: no label of its images", "give a label_<image>.json for each")
+
+    @functools.cached_property
+    def _packed(self) -> TarMembers:
+        """The tars' labels; the tars are fetched once."""
+        return TarMembers([verified(self._folder, name) for name in self._tars], "json", FIX)
 
     @functools.cached_property
     def held_out(self) -> frozenset[str]:
@@ -81,22 +86,8 @@ class RichSource(COCOFolder):
             found |= held_out(data, f"{self.manifest.uri}/{name}")
         return frozenset(found)
 
-    def fetch(self, name: str) -> Any:
-        """A unit's images and what lies beside them; see ``RawUnits``."""
-        examples = super().fetch(name)
-        with ThreadPoolExecutor(FETCHES) as pool:
-            list(pool.map(self._folder.fetch, self._beside(name)))
-        return examples
-
-    def forget(self, name: str) -> None:
-        """The unit's files' copies; see ``RawUnits``."""
-        super().forget(name)
-        for file in self._beside(name):
-            self._folder.forget(file)
-
-    def _beside(self, name: str) -> list[str]:
-        stems = [PurePosixPath(image).stem for image in self._of_unit(name)]
-        return [known[stem] for stem in stems for known in (self._labels, self._sizes) if stem in known]
+    def _known(self) -> tuple[Mapping[str, str], ...]:
+        return (*super()._known(), self._labels)
 
     def select(self, example: RawExample, settings: Settings) -> RawExample:
         """The boxes of which the crop leaves ``MIN_VISIBLE`` and at least ``settings.min_area``; of too many the
@@ -144,11 +135,10 @@ class RichSource(COCOFolder):
         captions = usable([label.caption]) or self._captions_of(name)
         if not captions:
             raise ValueError("no caption")
-        size = image_size(data)
-        boxes = label.boxes * frame_scale(size, label.frame)
-        inner = None
-        if (original := self._original_size(key)) and (place := content(size, original)) != (0, 0, size[1], size[0]):
-            inner, size = place, (place[3] - place[1], place[2] - place[0])
+        whole = image_size(data)
+        inner, size = self._inner(self._facts_of(key), whole)
+        boxes = label.boxes * frame_scale(whole, label.frame)
+        if inner is not None:
             boxes = boxes - np.array([inner[0], inner[1], inner[0], inner[1]], np.float64)
         return RawExample(
             key,
@@ -166,34 +156,12 @@ class RichSource(COCOFolder):
         )
 
     def _label_of(self, key: str) -> RichLabel:
-        if key not in self._labels:
+        data = self._packed.read(PREFIX + key, "json") if self._tars else None
+        if key in self._labels:
+            data = self._bytes(self._labels[key], "its label")
+        if data is None:
             raise ValueError("no label")
-        return read_label(self._bytes(self._labels[key], "its label"))
-
-    def _original_size(self, key: str) -> tuple[int, int] | None:
-        """The size that the file beside an image states; None: there is no such file, or it states none."""
-        if key not in self._sizes:
-            return None
-        try:
-            stated = orjson.loads(self._bytes(self._sizes[key], "its size"))
-        except orjson.JSONDecodeError as error:
-            raise ValueError(f"the file beside it is no JSON: {error}") from error
-        if not isinstance(stated, dict):
-            raise ValueError("the file beside it is no JSON object")
-        height, width = stated.get("original_height"), stated.get("original_width")
-        if height is None and width is None:
-            return None
-        if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
-            raise ValueError(f"the file beside it states no size: {height}×{width}")
-        return height, width
-
-    def _bytes(self, name: str, what: str) -> bytes:
-        path = self._folder.fetch(name)
-        with os_errors(path):
-            data = path.read_bytes()
-        if sha256_bytes(data) != self.manifest.file(name).sha256:
-            raise ValueError(f"damaged: {what} is not the bytes that the manifest states")
-        return data
+        return read_label(data)
 
 
 def frame_scale(size: tuple[int, int], frame: tuple[int, int] | None) -> float:

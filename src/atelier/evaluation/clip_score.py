@@ -21,16 +21,17 @@ class ClipScore:
     Args:
         name: a CLIP's folder, or its id on the hub.
         tokenizer: that of its tokenizer; "": the same.
+        revision: of the id.
 
     Raises:
         ConfigError: it is none.
     """
 
-    def __init__(self, name: str = MODEL, tokenizer: str = "") -> None:
+    def __init__(self, name: str = MODEL, tokenizer: str = "", revision: str = "") -> None:
         from transformers import AutoTokenizer, CLIPModel
 
-        self._model = load_model(CLIPModel, name)
-        self._tokenizer = load(AutoTokenizer, tokenizer or name)
+        self._model = load_model(CLIPModel, name, revision)
+        self._tokenizer = load(AutoTokenizer, tokenizer or name, "" if tokenizer else revision)
         self.side = int(self._model.config.vision_config.image_size)
         self._tokens = int(self._model.config.text_config.max_position_embeddings)
 

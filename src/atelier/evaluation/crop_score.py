@@ -24,10 +24,11 @@ class CropScore(ClipScore):
         name: a CLIP's folder or id; PickScore is one.
         tokenizer: as ``ClipScore``'s. PickScore's folder has none: any CLIP's is the same.
         batch: crops at once.
+        revision: of the id.
     """
 
-    def __init__(self, name: str, tokenizer: str = "", batch: int = 64) -> None:
-        super().__init__(name, tokenizer)
+    def __init__(self, name: str, tokenizer: str = "", batch: int = 64, revision: str = "") -> None:
+        super().__init__(name, tokenizer, revision)
         self._batch = batch
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Figures of a report as strings of SVG and HTML: a picture with its boxes, a line chart, a meter.
+"""Figures of a report as strings of SVG and HTML: a picture with its boxes, a line chart, a histogram, a meter.
 
 Colours are CSS variables of the page (report.css), so every figure follows the light or dark scheme.
 """
@@ -18,6 +18,8 @@ Scale = Callable[[float], float]
 
 #: How many hues the page has for boxes and lines; more series share one faint colour.
 HUES = 8
+#: How many bars a histogram has at most.
+BARS = 40
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,61 @@ def chart(
     return (
         f'<figure class="chart"><figcaption>{html.escape(title)}</figcaption>'
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img">{"".join(parts)}</svg>{legend}</figure>'
+    )
+
+
+def histogram(title: str, rows: Sequence[tuple[float, int]], step: float, x_label: str, note: str = "") -> str:
+    """Bars of counts, with axes and grid.
+
+    Args:
+        rows: each bin's lower edge and its count, by rising edges; bins that are not there are empty. Many bins are
+            drawn as fewer, wider ones.
+        step: a bin's width. Bins of whole numbers (1) are centred on their number.
+        note: behind the title, fainter.
+
+    Returns:
+        "" without rows.
+    """
+    if not rows:
+        return ""
+    wide = max(1, math.ceil(((rows[-1][0] - rows[0][0]) / step + 1) / BARS))
+    joined: dict[int, int] = {}
+    for edge, count in rows:
+        place = math.floor(round(edge / step) / wide)
+        joined[place] = joined.get(place, 0) + count
+    whole = step == 1 and wide == 1
+    first, last = min(joined), max(joined) + 1
+    width, height, left, right, top, bottom = 440.0, 240.0, 46.0, 12.0, 10.0, 34.0
+    ticks = [tick for tick in _ticks(0, max(joined.values())) if tick == int(tick)]
+    slot = (width - left - right) / (last - first)
+
+    def down(count: float) -> float:
+        return top + (ticks[-1] - count) / ticks[-1] * (height - top - bottom)
+
+    parts = []
+    for tick in ticks:
+        parts.append(
+            f'<line class="grid" x1="{left}" x2="{width - right}" y1="{down(tick):.1f}" y2="{down(tick):.1f}"/>'
+        )
+        parts.append(_word(left - 8, down(tick) + 4, f"{tick:,.0f}", "end"))
+    for place, count in sorted(joined.items()):
+        x, gap = left + (place - first) * slot, min(slot * 0.12, 2)
+        low = place * wide * step
+        told = f"{low:g}" if whole else f"{low:g} to {low + wide * step:g}"
+        parts.append(
+            f'<rect class="fill" x="{x + gap:.1f}" y="{down(count):.1f}" width="{slot - 2 * gap:.1f}"'
+            f' height="{down(0) - down(count):.1f}"><title>{told}: {count:,}</title></rect>'
+        )
+    every = max(1, math.ceil((last - first) / 10))
+    # Whole numbers stand below their bar, others below the edge where it begins.
+    for place in range(first, last if whole else last + 1, every):
+        x = left + (place - first + (0.5 if whole else 0)) * slot
+        parts.append(_word(x, height - bottom + 17, f"{place * wide * step:g}"))
+    parts.append(_word((left + width - right) / 2, height - 3, x_label))
+    faint = f' <span class="note">{html.escape(note)}</span>' if note else ""
+    return (
+        f'<figure class="chart"><figcaption>{html.escape(title)}{faint}</figcaption>'
+        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img">{"".join(parts)}</svg></figure>'
     )
 
 

@@ -1,4 +1,4 @@
-"""Annotate: images to grounded annotations (boxes, a caption for each, its embedding), in shards."""
+"""Annotate: images to grounded annotations (boxes, a caption for each, its embedding) or rich labels, in shards."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ from atelier.errors import ConfigError
 from atelier.steps.runtime import StepContext, run_step
 from atelier.storage.manifest import Manifest
 
-VERSION = 1
+VERSION = 2
 
 
 def run(
@@ -24,16 +24,23 @@ def run(
     max_quarantined: float,
     artifacts: str,
     workers: int = 0,
+    recipe: str = "gligen_coco",
+    prompt: str = "",
+    caption_prompt: str = "",
 ) -> Manifest:
-    """A manifest of kind ``coco-annotations``: shards in the form of ``atelier.data.coco_annotated``.
+    """A manifest of kind ``coco-annotations``: shards in the form of ``atelier.data.coco_annotated``; of the recipe
+    rich_context of kind ``rich-context-labels``: shards of ``label_<image>.json`` in the form of ``data.rich_label``.
 
     Args:
-        raw: kind ``coco-images-raw`` (or ``coco-raw``, whose boxes are not looked at).
+        raw: kind ``coco-images-raw`` (or ``coco-raw``, whose boxes are not looked at), or ``rich-context-images-raw``.
         annotators: kind ``annotators``.
         profile: laptop or paper.
         box_threshold, text_threshold, batch_size, caption_batch_size, images_per_shard, max_quarantined: 0 takes the
             profile's own, see ``annotate.config``.
         workers: processes; 0 is one for each GPU. No part of the cache key: it changes no byte.
+        recipe: what is annotated for.
+        prompt, caption_prompt: what is asked about an object, and about a picture without a caption; "" is the
+            profile's own, "none" asks nothing. Of the recipe rich_context alone.
 
     Raises:
         ConfigError: a parameter out of range, or a model that cannot be loaded. DataError: too many unusable images.
@@ -43,17 +50,22 @@ def run(
 
     from atelier.annotate import config
 
-    own = config.get(profile)
-    given = {
+    own = config.get(profile, recipe)
+    given: dict[str, Any] = {
         "box_threshold": box_threshold,
         "text_threshold": text_threshold,
         "batch": batch_size,
         "caption_batch": caption_batch_size,
         "images_per_shard": images_per_shard,
         "max_quarantined": max_quarantined,
+        "prompt": prompt,
+        "caption_prompt": caption_prompt,
     }
+    given = {name: value for name, value in given.items() if value}
+    if strange := sorted(given.keys() - type(own).model_fields.keys()):
+        raise ConfigError(f"{strange[0]} given, which annotating for {recipe} does not use", "leave it out")
     try:
-        chosen = config.Config(**own.model_dump() | {name: value for name, value in given.items() if value})
+        chosen = type(own)(**own.model_dump() | given)
     except ValidationError as error:
         wrong = "; ".join(f"{each['loc'][0]}={each['input']}: {each['msg']}" for each in error.errors())
         raise ConfigError(wrong, "counts must be 1 or more, shares from 0 to 1 (0: the profile's own)") from error
@@ -70,7 +82,7 @@ def run(
         ctx.note(images_per_s=round(made["samples"] / max(time.monotonic() - began, 1e-3), 2))
         if not made["boxes"]["kept"]:
             print("warning: no box was found in any image: lower box_threshold, or look at the tags", file=sys.stderr)
-        return "coco-annotations", made
+        return chosen.makes, made
 
     return run_step(
         name="annotate",
@@ -79,7 +91,7 @@ def run(
         produce=produce,
         inputs={"raw": raw, "annotators": annotators},
         # The models are the other step's: here stands what they are to do.
-        params=chosen.model_dump(exclude={"tagger", "vocabulary", "detector", "captioner", "phrase_encoder"}),
+        params={"recipe": recipe, **chosen.model_dump(exclude={*chosen.models, "vocabulary"})},
         artifacts=artifacts,
-        extra_modules=("atelier.data.preprocess_worker", "atelier.annotate.work"),
+        extra_modules=("atelier.data.preprocess_worker", chosen.work.partition(":")[0]),
     )
