@@ -106,6 +106,12 @@ def _parser() -> argparse.ArgumentParser:
     crossflow.add_argument("--dtype", default="", help="fp32, fp16 or bf16; default: as stored")
     crossflow.add_argument("--keep-tower", action="store_true", help="the contrastive loss's image tower too")
 
+    layers = command("convert-regional", _convert_regional, "Rich-context's layers to a model's folder, or out of one")
+    layers.add_argument("source", type=Path, help="a released folder, a .pth or .safetensors of layers, or a model's")
+    layers.add_argument("target", type=Path, help="a folder (with --base), or a .pth or .safetensors of the layers")
+    layers.add_argument("--base", type=Path, metavar="FOLDER", help="the diffusers folder that they were trained on")
+    layers.add_argument("--own-rules", action="store_true", help="regions are cut by our rules, not by upstream's")
+
     from atelier.evaluation import regional_command as regional
     from atelier.evaluation import text_command as judged
     from atelier.evaluation.geneval.command import add_geneval_arguments
@@ -314,6 +320,20 @@ def _convert_crossflow(arguments: argparse.Namespace) -> int:
             arguments.keep_tower,
         )
     print("\n".join(done.lines))
+    return 0
+
+
+def _convert_regional(arguments: argparse.Namespace) -> int:
+    from atelier.convert.regional_folder import to_folder, to_layers
+    from atelier.models.regional.rules import RegionRules
+
+    if arguments.target.suffix in (".pth", ".safetensors"):
+        print("\n".join(to_layers(arguments.source, arguments.target)))
+        return 0
+    if arguments.base is None:
+        raise ConfigError("layers alone draw nothing", "give --base FOLDER, the model that they were trained on")
+    rules = RegionRules(parity=not arguments.own_rules)
+    print("\n".join(to_folder(arguments.source, arguments.target, arguments.base, rules)))
     return 0
 
 

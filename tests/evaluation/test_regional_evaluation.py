@@ -15,9 +15,9 @@ from atelier.data.digits_rich import write_rich
 from atelier.errors import DataError
 from atelier.evaluation.crop_score import CropScore
 from atelier.evaluation.crops import crop, pixels
+from atelier.evaluation.labelled_layouts import labelled_layouts
 from atelier.evaluation.regional_evaluation import evaluate, mean_of_means
 from atelier.evaluation.regional_yardsticks import Boxed, RegionalYardsticks
-from atelier.evaluation.rich_layouts import rich_layouts
 from atelier.evaluation.sam_iou import SamIoU
 from atelier.sampling.requests import read_requests
 from tests.annotate import tiny
@@ -258,7 +258,7 @@ def test_layouts_of_labelled_pictures(tmp_path: Path, capsys: pytest.CaptureFixt
         assert request.prompt == label["caption"]
         assert request.phrases == [each["caption"] for each in label["annos"]]
     for frame in ("crop", "pad", "whole"):
-        found = rich_layouts(tmp_path / "raw", tmp_path / "raw", frame)
+        found = labelled_layouts(tmp_path / "raw", tmp_path / "raw", frame)
         for request, (width, height), label in zip(found.requests, found.sizes, labels.values(), strict=True):
             x, y, w, h = label["annos"][0]["bbox"]
             side, short = max(width, height), min(width, height)
@@ -282,13 +282,15 @@ def test_only_what_is_held_out(tmp_path: Path) -> None:
     captions = {
         number: json.loads((raw / f"labels/label_{number:09d}.json").read_text())["caption"] for number in range(1, 7)
     }
-    assert [each.prompt for each in rich_layouts(raw, raw).requests] == [captions[number] for number in (1, 3, 4, 6)]
-    chosen = rich_layouts(raw, raw, validation=raw / "validation.json").requests
+    assert [each.prompt for each in labelled_layouts(raw, raw).requests] == [
+        captions[number] for number in (1, 3, 4, 6)
+    ]
+    chosen = labelled_layouts(raw, raw, validation=raw / "validation.json").requests
     assert [each.prompt for each in chosen] == [captions[number] for number in (2, 5)]
-    assert len(rich_layouts(raw, raw, count=3).requests) == 3
-    assert all(len(each.boxes) == 1 for each in rich_layouts(raw, raw, "pad", max_boxes=1).requests)
+    assert len(labelled_layouts(raw, raw, count=3).requests) == 3
+    assert all(len(each.boxes) == 1 for each in labelled_layouts(raw, raw, "pad", max_boxes=1).requests)
     (raw / "labels/label_000000001.json").write_text("{}")
-    assert rich_layouts(raw, raw).unusable == {"000000001": "its label lists no objects (annos)"}
+    assert labelled_layouts(raw, raw).unusable == {"000000001": "its label lists no objects (annos)"}
 
 
 @pytest.mark.parametrize(

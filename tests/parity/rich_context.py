@@ -21,7 +21,8 @@ from atelier.models.regional.fusers import (
 from atelier.models.regional.grounding import Grounding
 from atelier.models.regional.position_net import RegionTextNet
 from atelier.models.regional.regions import RegionMap, map_regions, unions
-from atelier.models.regional.tokens import EncodedTexts, condition, region_texts, spans
+from atelier.models.regional.texts import region_texts
+from atelier.models.regional.tokens import EncodedTexts, condition, spans
 from atelier.models.regional_unet import FuserKind, attach_regional
 from tests.parity.case import Case, Comparison
 

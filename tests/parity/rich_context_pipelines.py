@@ -7,6 +7,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
+from atelier.models.regional.reading import Reader
 from atelier.models.regional.tokens import EncodedTexts
 from atelier.models.regional_unet import attach_regional
 from atelier.sampling.regional_sdxl import StableDiffusionXLRegionalPipeline
@@ -27,14 +28,14 @@ def pipeline_sdxl(case: Case) -> dict[str, Tensor]:
     unet.load_state_dict(weights)
     stub = stub_texts(case.weights, [given["input_ids"].long(), given["input_ids_2"].long()])
 
-    class Pipeline(StableDiffusionXLRegionalPipeline):
-        def _encode_regions(self, texts: Sequence[str]) -> EncodedTexts:
-            if list(texts) != spec["reorg_labels"]:
-                raise AssertionError(f"the regions' texts are {texts}")
-            return stub
+    def encode(texts: Sequence[str]) -> EncodedTexts:
+        if list(texts) != spec["reorg_labels"]:
+            raise AssertionError(f"the regions' texts are {texts}")
+        return stub
 
-        def _marks(self) -> tuple[int, int]:
-            return SEPARATOR, END
+    class Pipeline(StableDiffusionXLRegionalPipeline):
+        def _reader(self) -> Reader:
+            return Reader(encode, lambda _: True, SEPARATOR, END)
 
     pipeline = Pipeline(None, None, None, None, None, unet.eval(), DDIMScheduler(**spec["scheduler"]))
     pipeline.set_progress_bar_config(disable=True)

@@ -21,12 +21,13 @@ from atelier.recipes.registry import get
 
 GOLDEN = Path(__file__).parents[1] / "parity/golden/gligen"
 ASSETS = Path(__file__).parents[2] / "src/atelier/recipes/assets"
-TWINS = ("igligen_xl", "igligen_xl:1024", "gligen_coco", "rich_context")
+TWINS = ("igligen_xl", "igligen_xl:1024", "gligen_coco", "rich_context", "rich_context:sd15")
 PAPERS = {
     "igligen_xl": "keys_sdxl",
     "igligen_xl:1024": "keys_sdxl",
     "gligen_coco": "keys_sd14",
     "rich_context": "keys_sdxl",
+    "rich_context:sd15": "keys_sd14",
 }
 
 

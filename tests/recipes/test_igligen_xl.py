@@ -222,7 +222,7 @@ def test_nothing_is_validated_where_nothing_is_known_of_the_pictures(base: Path)
 
 
 def test_profiles_and_overrides() -> None:
-    assert names() == ("crossflow", "gligen_coco", "igligen_xl")
+    assert names() == ("crossflow", "gligen_coco", "igligen_xl", "rich_context")
     assert profiles("igligen_xl") == ("paper", "laptop")
     paper = get("igligen_xl", "paper").config
     assert (paper.resolution, paper.max_boxes, paper.train.batch_size, paper.train.lr) == (512, 32, 64, 5e-5)

@@ -1,23 +1,30 @@
-"""The recipe: what is stored of regions, whole batches, drops, the loss, export and other people's layers."""
+"""The recipe on both bases: what is stored of regions, batches, drops, the loss, export and other people's layers."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
+from atelier.cli import main
 from atelier.convert.regional_folder import unpack
 from atelier.data.raw_example import RawExample
 from atelier.errors import ConfigError, DataError
 from atelier.models.grounded_unet import adapter_parameters, is_adapter_key
+from atelier.models.regional.reading import read_regions
 from atelier.models.regional.regions import map_regions
-from atelier.models.regional.tokens import EncodedTexts, region_tokens
-from atelier.recipes.registry import get
+from atelier.recipes.registry import get, predecessor_of, profiles
+from atelier.recipes.rich_context_objective import TEXTS
+from atelier.recipes.sd_text import SDText
 from atelier.recipes.sdxl_text import SDXLText
 from atelier.sampling.folder import open_pipeline
-from atelier.sampling.region_text import SEPARATOR, region_states
+from atelier.sampling.layout_input import PromptLayout, box_fault
+from atelier.sampling.region_text import region_reader
 from atelier.storage.folder import OutputFolder
 from atelier.storage.inputs import InputFolder
 from atelier.training.protocol import Draws
@@ -27,9 +34,18 @@ OVERLAPPING = [[0.1, 0.1, 0.6, 0.6], [0.4, 0.4, 0.9, 0.9]]
 PHRASES = ("a big seven", "a tiny three")
 
 
+@pytest.fixture(scope="module", params=["rich_context", "rich_context:sd15"])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_twin(tmp_path_factory.mktemp("base"))
+def base(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_twin(tmp_path_factory.mktemp("base"), twin=get(name, "laptop").twin)
+
+
+def text_of(name: str, base: Path) -> SDXLText | SDText:
+    return TEXTS[get(name, "laptop").config.family].load(base)
 
 
 def example(number: int, boxes: list[list[float]], phrases: tuple[str, ...]) -> RawExample:
@@ -46,9 +62,9 @@ EXAMPLES = [
 ]
 
 
-def encoded(base: Path, **given: Any) -> list[dict[str, Any]]:
+def encoded(name: str, base: Path, **given: Any) -> list[dict[str, Any]]:
     images = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), np.uint8)
-    made = get("rich_context", "laptop", given).encoder(base).encode(images, EXAMPLES)
+    made = get(name, "laptop", given).encoder(base).encode(images, EXAMPLES)
     return [
         arrays | {"json": {"boxes": one.boxes.tolist()}, "epoch": 0, "index": i}
         for i, (arrays, one) in enumerate(zip(made, EXAMPLES, strict=True))
@@ -56,8 +72,28 @@ def encoded(base: Path, **given: Any) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def samples(base: Path) -> list[dict[str, Any]]:
-    return encoded(base)
+def samples(name: str, base: Path) -> list[dict[str, Any]]:
+    return encoded(name, base)
+
+
+def test_sd15_is_the_published_variant() -> None:
+    """What the facts, section 2.2, say differs, and nothing besides."""
+    for profile, differing in (
+        ("paper", {"base_model", "family", "guidance", "train"}),
+        ("parity", {"base_model", "family", "guidance", "train"}),
+        ("laptop", {"family"}),
+    ):
+        first, second = get("rich_context", profile).config, get("rich_context:sd15", profile).config
+        ours, theirs = first.model_dump(), second.model_dump()
+        assert {field for field in ours if ours[field] != theirs[field]} == differing
+        changed = {field for field in ours["train"] if ours["train"][field] != theirs["train"][field]}
+        assert changed == ({"batch_size", "micro_batch", "lr"} if "train" in differing else set())
+    paper = get("rich_context:sd15", "paper").config
+    assert (paper.train.batch_size, paper.train.lr, paper.train.weight_decay) == (512, 2e-5, 1e-5)
+    assert (paper.guidance, paper.train.ema_decay, paper.train.accumulation) == (7.5, 0.99, 16)
+    assert paper.base_model == "hf://stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert predecessor_of("rich_context:sd15") == "", "it starts from nothing"
+    assert profiles("rich_context") == ("paper", "parity", "laptop")
 
 
 def test_what_is_the_same_in_every_picture_is_not_stored(samples: list[dict[str, Any]]) -> None:
@@ -76,10 +112,10 @@ def test_what_is_the_same_in_every_picture_is_not_stored(samples: list[dict[str,
 
 @pytest.mark.parametrize("fuser", ["ca", "casa"])
 def test_a_batch_is_what_the_sampler_makes_of_the_same_layout(
-    base: Path, samples: list[dict[str, Any]], fuser: str
+    name: str, base: Path, samples: list[dict[str, Any]], fuser: str
 ) -> None:
     """Tokens may stand in another order; the layers' answer is the same."""
-    recipe = get("rich_context", "laptop", {"fuser": fuser})
+    recipe = get(name, "laptop", {"fuser": fuser})
     objective = recipe.objective(base)
     torch.manual_seed(0)
     unet = objective.build()
@@ -87,8 +123,6 @@ def test_a_batch_is_what_the_sampler_makes_of_the_same_layout(
         torch.nn.init.normal_(parameter, std=0.05)
     batch = objective.collate(samples)
     pipeline = recipe.pipeline(base, unet)
-    from atelier.sampling.layout_input import PromptLayout
-
     layouts = [PromptLayout([tuple(box) for box in one.boxes.tolist()], list(one.phrases)) for one in EXAMPLES[:2]]
     own = pipeline._region_layouts(layouts, (16, 16), 1.0, False)
     grounding = pipeline._tokens(own, (16, 16))
@@ -102,20 +136,12 @@ def test_a_batch_is_what_the_sampler_makes_of_the_same_layout(
     torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-3)
 
 
-def test_a_batch_holds_every_token_that_a_dense_one_would(base: Path, samples: list[dict[str, Any]]) -> None:
-    text = SDXLText.load(base)
-
-    def encode(texts: Any) -> EncodedTexts:
-        ids, states = region_states(text.tokenizers, text.encoders, texts)
-        return EncodedTexts(ids, states.numpy())
-
+def test_a_batch_holds_every_token_that_a_dense_one_would(name: str, base: Path, samples: list[dict[str, Any]]) -> None:
+    text = text_of(name, base)
     tokenizer = text.tokenizers[0]
-    boxes = EXAMPLES[0].boxes
-    wanted = region_tokens(
-        map_regions(boxes, 16, 16), boxes, PHRASES, encode,
-        separator=tokenizer.convert_tokens_to_ids(SEPARATOR), end=tokenizer.eos_token_id,
-    )  # fmt: skip
-    regions = get("rich_context", "laptop").objective(base).collate(samples)["regions"]
+    given = [(EXAMPLES[0].boxes, PHRASES)]
+    ((_, wanted),) = read_regions(given, 16, 16, region_reader(text.tokenizers, text.encoders))
+    regions = get(name, "laptop").objective(base).collate(samples)["regions"]
     assert regions["text"].shape[1] % 8 == 0
     for region in range(4):
         rows = regions["region"][0] == region
@@ -124,6 +150,39 @@ def test_a_batch_holds_every_token_that_a_dense_one_would(base: Path, samples: l
         assert torch.equal(regions["bias"][0][rows], torch.from_numpy(wanted.bias[wanted.region == region]))
     assert (regions["cells"][1] == 0).all()
     assert (regions["region"][2] == 0).sum() == tokenizer.model_max_length, "the background's states of no words"
+
+
+def test_objects_that_the_text_encoder_would_cut_off_are_kept(name: str, base: Path) -> None:
+    """Four boxes around one spot, 3 + 3 + 3 + 3 words and three separators, of which the twin's encoder reads 14."""
+    boxes = [[0.0, 0.0, 1.0 - 0.2 * n, 1.0 - 0.2 * n] for n in range(4)]
+    phrases = ("a big seven", "a tiny three", "a large one", "a small two")
+    images = np.zeros((1, 64, 64, 3), np.uint8)
+
+    def owned(**given: Any) -> list[int]:
+        """How many tokens each object has in the smallest box."""
+        encoder = get(name, "laptop", given).encoder(base)
+        (made,) = encoder.encode(images, [example(9, boxes, phrases)])
+        rows = made["text_region"] == made["cells"][0, 0]
+        return [int(np.isclose(made["text_boxes"][rows], box, atol=1e-6).all(1).sum()) for box in boxes]
+
+    tokenizer = text_of(name, base).tokenizers[0]
+    assert tokenizer.model_max_length == 16
+    assert len(tokenizer("; ".join(phrases)).input_ids) > 16
+    lengths = [len(tokenizer(phrase).input_ids) - 2 for phrase in phrases]
+    assert owned() == lengths
+    cut = owned(parity=True)
+    assert cut[:2] == lengths[:2]
+    assert cut[3] < lengths[3]
+
+
+def test_whether_a_text_fits_is_the_tokenizers_word(name: str, base: Path) -> None:
+    text = text_of(name, base)
+    reader = region_reader(text.tokenizers, text.encoders)
+    for count in range(1, 20):
+        words = " ".join(["seven"] * count)
+        assert reader.fits(words) == (len(text.tokenizers[0](words).input_ids) <= 16) == (count <= 14)
+    with pytest.raises(ConfigError, match="no text encoder for descriptions"):
+        region_reader((text.tokenizers[0], None), text.encoders)
 
 
 class Recorder(torch.nn.Module):
@@ -138,8 +197,8 @@ class Recorder(torch.nn.Module):
         return Output
 
 
-def asked(base: Path, samples: list[dict[str, Any]], rows: int, **given: Any) -> Recorder:
-    recipe = get("rich_context", "laptop", given)
+def asked(name: str, base: Path, samples: list[dict[str, Any]], rows: int, **given: Any) -> Recorder:
+    recipe = get(name, "laptop", given)
     objective = recipe.objective(base)
     model = Recorder()
     batch = objective.collate(samples[:1] * rows)
@@ -147,38 +206,58 @@ def asked(base: Path, samples: list[dict[str, Any]], rows: int, **given: Any) ->
     return model
 
 
-def test_layout_and_caption_are_dropped_independently_by_count(base: Path, samples: list[dict[str, Any]]) -> None:
-    model = asked(base, samples, 2000, drop_boxes=0.2, drop_caption=0.3)
+def without_caption(name: str, base: Path) -> torch.Tensor:
+    """[T, D]: what stands for a dropped caption, as its family samples without a prompt."""
+    text = text_of(name, base)
+    states = text.captions([""])["prompt"][0]
+    return torch.zeros_like(states) if isinstance(text, SDXLText) else states
+
+
+def test_layout_and_caption_are_dropped_independently_by_count(
+    name: str, base: Path, samples: list[dict[str, Any]]
+) -> None:
+    model = asked(name, base, samples, 2000, drop_boxes=0.2, drop_caption=0.3)
     layout = (model.more["cross_attention_kwargs"]["gligen"]["cells"] >= 0).flatten(1).any(1)
-    caption = model.prompt.abs().sum((1, 2)) > 0
-    assert torch.equal(caption, model.more["added_cond_kwargs"]["text_embeds"].abs().sum(1) > 0)
+    absent = without_caption(name, base)
+    caption = (model.prompt != absent).flatten(1).any(1)
+    assert torch.equal(model.prompt[~caption][0], absent)
     for has_layout in (True, False):
         for has_caption in (True, False):
             share = (0.8 if has_layout else 0.2) * (0.7 if has_caption else 0.3)
             found = ((layout == has_layout) & (caption == has_caption)).float().mean().item()
             assert found == pytest.approx(share, abs=0.04)
-    assert model.more["added_cond_kwargs"]["time_ids"][0].tolist() == [64, 64, 0, 0, 64, 64]
+    conditions = model.more["added_cond_kwargs"]
+    if name == "rich_context:sd15":
+        assert conditions is None
+        assert "pooled" not in samples[0]
+    else:
+        assert torch.equal(caption, conditions["text_embeds"].abs().sum(1) > 0)
+        assert conditions["time_ids"][0].tolist() == [64, 64, 0, 0, 64, 64]
 
 
-def test_parity_drops_the_whole_batchs_captions_and_no_pooled_text(base: Path, samples: list[dict[str, Any]]) -> None:
+def test_parity_drops_the_whole_batchs_captions_and_no_pooled_text(
+    name: str, base: Path, samples: list[dict[str, Any]]
+) -> None:
+    """Dropped are zeros on either base, as upstream has it."""
     for drop in (0.0, 1.0):
-        model = asked(base, samples, 4, parity=True, drop_caption=drop)
+        model = asked(name, base, samples, 4, parity=True, drop_caption=drop)
         assert bool(model.prompt.abs().sum() > 0) is (drop == 0)
-        assert (model.more["added_cond_kwargs"]["text_embeds"].abs().sum(1) > 0).all()
-    half = asked(base, samples, 6, parity=True, drop_caption=0.5).prompt.abs().sum((1, 2)) > 0
+        if name == "rich_context":
+            assert (model.more["added_cond_kwargs"]["text_embeds"].abs().sum(1) > 0).all()
+    half = asked(name, base, samples, 6, parity=True, drop_caption=0.5).prompt.abs().sum((1, 2)) > 0
     assert bool(half.all()) or not bool(half.any()), "one draw for all"
 
 
-def test_parity_makes_other_features(base: Path, samples: list[dict[str, Any]]) -> None:
-    upstreams = encoded(base, parity=True)
+def test_parity_makes_other_features(name: str, base: Path, samples: list[dict[str, Any]]) -> None:
+    upstreams = encoded(name, base, parity=True)
     assert (upstreams[1]["cells"] == 0).any(), "no box of upstream's reaches the last row"
     assert upstreams[1]["wordless"].tolist() == [0]
-    own, parity = (get("rich_context", "laptop", {"parity": each}).encoding for each in (False, True))
+    own, parity = (get(name, "laptop", {"parity": each}).encoding for each in (False, True))
     assert own != parity
 
 
-def test_a_fresh_one_is_its_base_and_learns(base: Path, samples: list[dict[str, Any]]) -> None:
-    objective = get("rich_context", "laptop", {"drop_boxes": 0.0, "drop_caption": 0.0}).objective(base)
+def test_a_fresh_one_is_its_base_and_learns(name: str, base: Path, samples: list[dict[str, Any]]) -> None:
+    objective = get(name, "laptop", {"drop_boxes": 0.0, "drop_caption": 0.0}).objective(base)
     torch.manual_seed(0)
     unet = objective.build()
     trained = {name for name, parameter in unet.named_parameters() if parameter.requires_grad}
@@ -201,14 +280,12 @@ def test_a_fresh_one_is_its_base_and_learns(base: Path, samples: list[dict[str, 
         optimizer.zero_grad()
     assert loss.item() < before.item() * 0.98
     assert min(objective.gauges(unet).values()) > 0
-    assert objective.flops_per_sample() == pytest.approx(
-        get("rich_context", "laptop").footprint.training_flops, rel=0.2
-    )
+    assert objective.flops_per_sample() == pytest.approx(get(name, "laptop").footprint.training_flops, rel=0.2)
 
 
 @pytest.fixture(scope="module")
-def exported(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    recipe = get("rich_context", "laptop")
+def exported(name: str, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recipe = get(name, "laptop")
     objective = recipe.objective(base)
     torch.manual_seed(3)
     unet = objective.build()
@@ -230,23 +307,88 @@ def draw(pipeline: Any, **given: Any) -> np.ndarray:
     return images
 
 
-def test_an_export_opens_here_with_its_layers_and_in_stock_diffusers_as_its_base(exported: Path, base: Path) -> None:
-    from diffusers import StableDiffusionXLPipeline
-
-    recipe = get("rich_context", "laptop")
+def test_an_export_opens_here_with_its_layers_and_in_stock_diffusers_as_its_base(
+    name: str, exported: Path, base: Path
+) -> None:
+    recipe = get(name, "laptop")
     pipeline, by_command = recipe.pipeline(exported), open_pipeline(exported)
     assert type(by_command) is type(pipeline)
     layout = {"boxes": OVERLAPPING, "labels": list(PHRASES)}
     with_boxes = draw(pipeline, **layout)
     assert np.array_equal(with_boxes, draw(by_command, **layout))
     assert not np.array_equal(with_boxes, draw(pipeline))
-    stock = draw(StableDiffusionXLPipeline.from_pretrained(exported, add_watermarker=False))
+    family = StableDiffusionXLPipeline if name == "rich_context" else StableDiffusionPipeline
+    stock = draw(family.from_pretrained(exported))
     assert np.allclose(stock, draw(pipeline), atol=1e-5), "without a layout it is its base"
     pixels = (np.asarray(OVERLAPPING) * 64).tolist()
     assert np.allclose(draw(pipeline, boxes=pixels, labels=list(PHRASES), box_unit="px"), with_boxes, atol=1e-5)
     larger = {"boxes": [[0.1, 0.1, 0.66, 0.66]], "labels": ["a seven"]}  # a cell more than upstream's rounding gives
     assert not np.array_equal(draw(pipeline, **larger, parity=True), draw(pipeline, **larger))
     assert np.array_equal(draw(pipeline, **layout, scheduled_sampling_beta=0.0), draw(pipeline))
+
+
+def test_a_folder_remembers_by_which_rules_it_was_trained(
+    name: str, exported: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = load_file(exported / "regional_adapter.safetensors")
+    upstreams = tmp_path / "parity"
+    upstreams.mkdir()
+    get(name, "laptop", {"parity": True, "iou_weight": 2.0}).export(base, adapter, upstreams)
+    layout = {"boxes": [[0.1, 0.1, 0.66, 0.66]], "labels": ["a seven"]}
+    by_upstream = draw(open_pipeline(upstreams), **layout)
+    ours = open_pipeline(exported)
+    assert np.array_equal(by_upstream, draw(ours, **layout, parity=True, attention_weight_scale=2.0))
+    assert not np.array_equal(by_upstream, draw(ours, **layout))
+    assert np.array_equal(draw(ours, **layout), draw(open_pipeline(upstreams), **layout, parity=False))
+
+    # Layers from elsewhere, and back: by upstream's rules unless one says otherwise.
+    layers = str(tmp_path / "layers.pth")
+    assert main(["convert-regional", str(exported), layers]) == 0
+    assert main(["convert-regional", layers, str(tmp_path / "a"), "--base", str(base)]) == 0
+    assert "regions by upstream's rules" in capsys.readouterr().out
+    assert main(["convert-regional", layers, str(tmp_path / "b"), "--base", str(base), "--own-rules"]) == 0
+    assert np.array_equal(draw(open_pipeline(tmp_path / "a"), **layout), draw(ours, **layout, parity=True))
+    assert np.array_equal(draw(open_pipeline(tmp_path / "b"), **layout), draw(ours, **layout))
+    assert main(["convert-regional", layers, str(tmp_path / "c")]) == 2
+    assert main(["convert-regional", layers, str(tmp_path / "b"), "--base", str(base)]) == 2
+    torch.save({**adapter, "down_blocks.0.attn1.to_q.lora_A.weight": torch.zeros(1)}, layers)
+    assert main(["convert-regional", layers, str(tmp_path / "c"), "--base", str(base)]) == 2
+    assert "holds LoRA weights" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+
+
+def test_an_empty_prompt_is_what_a_dropped_caption_was(name: str, exported: Path) -> None:
+    pipeline = open_pipeline(exported)
+    pipeline.set_progress_bar_config(disable=True)
+    layout: dict[str, Any] = {"boxes": OVERLAPPING, "labels": list(PHRASES)}
+    size: dict[str, Any] = {
+        "height": 64,
+        "width": 64,
+        "num_inference_steps": 2,
+        "guidance_scale": 3.0,
+        "output_type": "np",
+    }
+
+    def drawn(prompt: Any, **given: Any) -> np.ndarray:
+        generator = [torch.Generator().manual_seed(5) for _ in range(2 if isinstance(prompt, list) else 1)]
+        images: np.ndarray = pipeline(prompt, **size, **given, generator=generator).images
+        return images
+
+    empty = drawn("", **layout)
+    assert np.allclose(drawn(["", "a seven"], **layout)[0], empty[0], atol=1e-4)
+    if name != "rich_context":
+        assert np.array_equal(empty, drawn("", **layout, parity=True)), "SD's own are the states of nothing"
+        return
+    width, pooled = pipeline.unet.config.cross_attention_dim, pipeline.text_encoder_2.config.projection_dim
+    zeros = torch.zeros(1, pipeline.tokenizer.model_max_length, width)
+    nothing = {"prompt_embeds": zeros, "pooled_prompt_embeds": torch.zeros(1, pooled)}
+    negative = {"negative_prompt_embeds": zeros, "negative_pooled_prompt_embeds": torch.zeros(1, pooled)}
+    assert np.allclose(empty, drawn(None, **nothing, **negative, **layout), atol=1e-5)
+    assert not np.allclose(empty, drawn("", **layout, parity=True), atol=1e-3)
+    stock = StableDiffusionXLPipeline.from_pretrained(exported)
+    stock.set_progress_bar_config(disable=True)
+    plain = stock("", **size, generator=[torch.Generator().manual_seed(5)]).images
+    assert np.allclose(drawn(""), plain, atol=1e-5), "without a layout it is its base"
 
 
 def test_a_picture_does_not_depend_on_its_neighbours(exported: Path) -> None:
@@ -266,6 +408,17 @@ def test_a_picture_does_not_depend_on_its_neighbours(exported: Path) -> None:
     assert together.shape == (2, 64, 96, 3), "not a square"
 
 
+def test_the_published_size_draws_described_objects_that_overlap() -> None:
+    layouts = get("rich_context", "paper").layouts(64, 0)
+    assert len(layouts) >= 3
+    for layout in layouts:
+        assert len(layout.boxes) == len(layout.phrases)
+        assert all(box_fault(box) is None for box in layout.boxes)
+        found = map_regions(layout.boxes, 64, 64)
+        assert any(len(region.members) > 1 for region in found.regions)
+        assert min(len(phrase.split()) for phrase in layout.phrases) >= 8
+
+
 def test_bad_layouts_are_named(exported: Path, base: Path) -> None:
     pipeline = open_pipeline(exported)
     for given, said in (
@@ -278,39 +431,57 @@ def test_bad_layouts_are_named(exported: Path, base: Path) -> None:
             draw(pipeline, **given)
     with pytest.raises(ConfigError, match=r"decay is 0\.5"):
         pipeline.layout_arguments([], [], beta=1.0, decay=0.5)
-    from atelier.sampling.regional_sdxl import StableDiffusionXLRegionalPipeline
-
     with pytest.raises(ConfigError, match=r"has no regional_adapter\.safetensors"):
-        StableDiffusionXLRegionalPipeline.from_pretrained(base)
+        type(pipeline).from_pretrained(base)
 
 
-def test_layers_from_elsewhere(exported: Path, base: Path, tmp_path: Path) -> None:
+def test_layers_from_elsewhere(name: str, exported: Path, base: Path, tmp_path: Path) -> None:
     """A released folder keeps them in its UNet, under a name of early days; the published script saves them as .pth."""
     adapter = load_file(exported / "regional_adapter.safetensors")
     early = {name.replace("null_text_feature", "null_positive_feature"): value for name, value in adapter.items()}
-    torch.save(early, tmp_path / "layers.pth")
+    averages = {f"ema_unet.module.{name}": value for name, value in list(adapter.items())[:2]}
+    torch.save(early | averages, tmp_path / "layers.pth")
     unet = tmp_path / "released" / "unet"
     unet.mkdir(parents=True)
     frozen = load_file(base / "unet" / "diffusion_pytorch_model.safetensors")
     save_file(frozen | adapter, unet / "diffusion_pytorch_model.safetensors")
-    (unet / "config.json").write_text((base / "unet" / "config.json").read_text())
+    config = json.loads((base / "unet" / "config.json").read_text())
+    dotted = {"attention_type": "regional", "position_net_cls": "a.b.Net", "fuser_cls": "a.b.Fuser"}
+    (unet / "config.json").write_text(json.dumps(config | dotted))
     out = OutputFolder(str(tmp_path / "base"), tmp_path / "work")
-    import shutil
-
     shutil.copytree(base, out.path, dirs_exist_ok=True)
     frozen_base = InputFolder(out.finish("base", {}, {}))
-    starting = get("rich_context", "laptop").starting
+    starting = get(name, "laptop").starting
     for source in (tmp_path / "layers.pth", tmp_path / "released", exported):
         folder = tmp_path / f"taken-{source.stem}"
         folder.mkdir()
         lines = starting.take(source, folder, frozen_base)
         assert "regional layers (ca)" in lines[0]
+        assert lines[1:] == (["left out 2 keys of an average (ema_unet.*)"] if source.suffix else [])
         read = starting.read(folder)
         assert read.keys() == adapter.keys()
         assert all(torch.equal(read[name].tensor(), adapter[name]) for name in adapter)
-    config = get("rich_context", "laptop").objective(base).build().config
+    other = {name.replace("blocks.1.", "blocks.7."): value for name, value in adapter.items()}
+    save_file(other, tmp_path / "another_base.safetensors")
+    with pytest.raises(ConfigError, match="does not fit the UNet"):
+        starting.take(tmp_path / "another_base.safetensors", tmp_path, frozen_base)
+    # A released folder as the base: its own layers make room, and its configuration names no code.
+    again = tmp_path / "again"
+    again.mkdir()
+    shutil.copytree(base, tmp_path / "with", ignore=shutil.ignore_patterns("unet"))
+    shutil.copytree(unet, tmp_path / "with" / "unet")
+    get(name, "laptop").export(tmp_path / "with", adapter, again)
+    written = json.loads((again / "unet" / "config.json").read_text())
+    assert written == {name: value for name, value in config.items() if name != "attention_type"}
+    assert not any(map(is_adapter_key, load_file(again / "unet" / "diffusion_pytorch_model.safetensors")))
     torch.save({"a.fuser.attn.to_q.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ConfigError):
         unpack(tmp_path / "other.pth", tmp_path, config)
     with pytest.raises(DataError, match="no such file"):
         unpack(tmp_path / "nowhere.pth", tmp_path, config)
+
+
+def test_guidance_and_size_where_nobody_says(name: str, exported: Path) -> None:
+    pipeline = open_pipeline(exported)
+    assert pipeline._default({}, "guidance_scale") == (5.0 if name == "rich_context" else 7.5)
+    assert pipeline._size({}) == (64, 64)

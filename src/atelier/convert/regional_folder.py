@@ -15,21 +15,28 @@ from atelier.convert.pipeline_folder import copy_parts, read_index, write_index
 from atelier.convert.weights import MAX_SHARD, Weights, of_file, save, save_folder, shapes_of, size_of
 from atelier.errors import ConfigError, DataError
 from atelier.models.grounded_unet import adapter_parameters, is_adapter_key
-from atelier.models.keys import Shape, require_same_keys
+from atelier.models.keys import Shape, listed, require_same_keys
+from atelier.models.regional.rules import RegionRules
 from atelier.models.regional_unet import ADAPTER, attach_regional, kind_of
+from atelier.storage.atomic import new_folder, replace_file
 
 _POSITIVE = "null_positive_feature"
 """What early checkpoints call ``null_text_feature``."""
+_AVERAGE = "ema_unet."
+"""What the published script takes along by mistake."""
+_UPSTREAMS = ("attention_type", "position_net_cls", "fuser_cls")
+"""Of a released UNet's configuration: what stock diffusers does not know, or would build other layers by."""
 
 
-def export(base: Path, adapter: Mapping[str, Tensor], folder: Path) -> dict[str, int]:
+def export(base: Path, adapter: Mapping[str, Tensor], folder: Path, rules: RegionRules) -> dict[str, int]:
     """Writes a trained adapter beside a copy of the base.
 
-    Stock diffusers opens the folder as the base model; with boxes ``StableDiffusionXLRegionalPipeline`` does.
+    Stock diffusers opens the folder as the base model; with boxes ``sampling``'s regional pipeline of its family does.
 
     Args:
-        base: the frozen base's diffusers folder.
+        base: the frozen base's diffusers folder, SDXL or Stable Diffusion 1.x.
         adapter: fusers and position net by the names of the UNet.
+        rules: that it was trained by; the folder's pipeline goes by them.
 
     Returns:
         parameter counts: ``adapter`` and ``total``.
@@ -41,11 +48,11 @@ def export(base: Path, adapter: Mapping[str, Tensor], folder: Path) -> dict[str,
     frozen, config = unet_folder.read(base / "unet")
     frozen = {name: weight for name, weight in frozen.items() if not is_adapter_key(name)}
     check_adapter({name: tuple(tensor.shape) for name, tensor in adapter.items()}, config, "the adapter")
-    save_file({name: tensor.contiguous() for name, tensor in sorted(adapter.items())}, folder / ADAPTER)
-    plain = {name: value for name, value in config.items() if name not in ("attention_type", "_name_or_path")}
+    tensors = {name: tensor.contiguous() for name, tensor in sorted(adapter.items())}
+    save_file(tensors, folder / ADAPTER, rules.metadata())
     unet = folder / "unet"
     unet.mkdir(parents=True, exist_ok=True)
-    (unet / unet_folder.CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n")
+    (unet / unet_folder.CONFIG).write_text(json.dumps(_stock(config), indent=2, sort_keys=True) + "\n")
     save_folder(frozen, unet, size_of(MAX_SHARD))
     copy_parts(base, folder)
     write_index(folder, read_index(base) | {"unet": ["diffusers", "UNet2DConditionModel"]})
@@ -67,11 +74,64 @@ def unpack(source: Path, folder: Path, config: Mapping[str, Any]) -> list[str]:
     Raises:
         ConfigError: they are not this UNet's; lists the keys. DataError: the source is missing or damaged.
     """
-    weights = _adapter_of(source)
+    weights, lines = _read(source)
     check_adapter(shapes_of(weights), config, str(source))
     save(weights, folder / ADAPTER)
+    return lines
+
+
+def to_folder(source: Path, target: Path, base: Path, rules: RegionRules) -> list[str]:
+    """Regional layers from elsewhere to a folder that draws, which appears whole or not at all.
+
+    Args:
+        source: as of ``unpack``.
+        base: the diffusers folder that they were trained on.
+        rules: that they were trained by.
+
+    Returns:
+        what there is to say.
+
+    Raises:
+        ConfigError: the layers are not the base's; lists the keys. Or the target exists. DataError: a source is
+            missing or damaged.
+    """
+    _require_new(target)
+    weights, lines = _read(source)
+    with new_folder(target) as folder:
+        counts = export(base, {name: weight.tensor() for name, weight in weights.items()}, folder, rules)
+    by = "upstream's rules" if rules.parity else "our rules"
+    return [*lines, f"wrote {target}: {counts['total']:,} parameters on {base}, regions by {by}"]
+
+
+def to_layers(source: Path, target: Path) -> list[str]:
+    """A folder's regional layers alone, by their published names, as .safetensors, or as .pth for upstream's loader.
+
+    Raises:
+        ConfigError: the source has none, or the target exists. DataError: it is missing or damaged.
+    """
+    _require_new(target)
+    weights, lines = _read(source)
+    with replace_file(target) as scratch:
+        if target.suffix == ".safetensors":
+            save(weights, scratch)
+        else:
+            torch.save({name: weight.tensor() for name, weight in weights.items()}, scratch)
+    return [*lines, f"wrote {target}"]
+
+
+def _require_new(target: Path) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target} exists already", "choose another target, or remove it")
+
+
+def _read(source: Path) -> tuple[Weights, list[str]]:
+    """The layers, and what there is to say of them."""
+    weights = _adapter_of(source)
+    averages = [name for name in weights if name.startswith(_AVERAGE)]
+    weights = {name: weight for name, weight in weights.items() if name not in averages}
     count = sum(weight.numel for weight in weights.values())
-    return [f"read  {source}: regional layers ({kind_of(weights)}), {count:,} parameters"]
+    lines = [f"read  {source}: regional layers ({kind_of(weights)}), {count:,} parameters"]
+    return weights, [*lines, *([f"left out {len(averages)} keys of an average ({_AVERAGE}*)"] if averages else [])]
 
 
 def check_adapter(shapes: Mapping[str, Shape], config: Mapping[str, Any], what: str) -> None:
@@ -81,15 +141,20 @@ def check_adapter(shapes: Mapping[str, Shape], config: Mapping[str, Any], what: 
         ConfigError: counts and lists what is missing, unknown or of another shape.
     """
     hidden = shapes.get(unet_folder.HIDDEN, (512,))[0]
-    plain = {name: value for name, value in config.items() if not name.startswith("_") and name != "attention_type"}
     with torch.device("meta"):
-        unet = attach_regional(UNet2DConditionModel(**plain), kind_of(shapes), hidden=hidden)
+        unet = attach_regional(UNet2DConditionModel.from_config(_stock(config)), kind_of(shapes), hidden=hidden)
     require_same_keys(
         dict(shapes),
         {name: tuple(parameter.shape) for name, parameter in adapter_parameters(unet).items()},
         f"{what} does not fit the UNet ({unet_folder.family_of(config)})",
         "use the adapter with the base model it was trained on",
     )
+
+
+def _stock(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A UNet's configuration without the regional layers' entries, and without where it was loaded from."""
+    own = (*_UPSTREAMS, "_name_or_path")
+    return {name: value for name, value in config.items() if name not in own}
 
 
 def _adapter_of(source: Path) -> Weights:
@@ -103,6 +168,8 @@ def _adapter_of(source: Path) -> Weights:
     else:
         raise DataError(f"{source}: there is no such file or folder", "check the path")
     renamed = {name.replace(_POSITIVE, "null_text_feature"): weight for name, weight in weights.items()}
+    if tuned := [name for name in renamed if "lora_" in name]:
+        raise ConfigError(f"{source} holds LoRA weights ({listed('lora', tuned)})", "merge them into the base first")
     found = {name: weight for name, weight in renamed.items() if is_adapter_key(name)}
     if not found:
         raise ConfigError(f"{source} holds no regional layers", "give a Rich-context model or its layers")

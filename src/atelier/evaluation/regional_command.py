@@ -24,18 +24,18 @@ def add_layouts_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def layouts(arguments: argparse.Namespace) -> int:
-    """See ``rich_layouts.rich_layouts``.
+    """See ``labelled_layouts.labelled_layouts``.
 
     Raises:
         AtelierError: as there.
     """
-    from atelier.evaluation.rich_layouts import rich_layouts
+    from atelier.evaluation.labelled_layouts import labelled_layouts
 
     if arguments.count < 0 or arguments.max_boxes < 1:
         raise ConfigError(
             f"--count {arguments.count}, --max-boxes {arguments.max_boxes}", "use 0 (all), and at least 1"
         )
-    found = rich_layouts(
+    found = labelled_layouts(
         arguments.images, arguments.labels, arguments.frame, arguments.validation, arguments.count, arguments.max_boxes
     )
     for name, why in list(found.unusable.items())[:10]:

@@ -25,16 +25,19 @@ class GroundedRecipe:
     Attributes:
         profile: the name of the size.
         config: its ``resolution``, ``max_boxes`` and ``beta`` are read here.
-        twin: the name of the shipped base.
         text_model: None: the language models are the base's own.
         control: what samples are shown beside, see ``evaluation.control``.
     """
 
     profile: str
     config: Any
-    twin: str = ""
     text_model: ClassVar[str | None] = None
     control: ClassVar[str] = "grounding"
+
+    @property
+    def twin(self) -> str:
+        """The name of the shipped base."""
+        raise NotImplementedError
 
     @property
     def starting(self) -> Starting:

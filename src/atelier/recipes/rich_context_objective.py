@@ -1,6 +1,5 @@
 """Rich-context's encoder, objective and sampler: the parts of the recipe that need torch."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +14,54 @@ from atelier.data.raw_example import RawExample
 from atelier.models.flops import regional_training_flops
 from atelier.models.grounded_unet import adapter_parameters, blocks, freeze_base
 from atelier.models.regional.batches import RegionLayout, collate
+from atelier.models.regional.reading import read_regions
 from atelier.models.regional.regions import RegionMap, map_regions, unions
-from atelier.models.regional.tokens import NO_BOX, EncodedTexts, RegionTokens, condition, region_texts
+from atelier.models.regional.rules import RegionRules, read_rules
+from atelier.models.regional.tokens import NO_BOX, RegionTokens
 from atelier.models.regional_unet import ADAPTER, adopt_regional, attach_regional
 from atelier.recipes.denoising import compute_dtype, load_scheduler
 from atelier.recipes.grounded_objective import GroundedObjective
 from atelier.recipes.grounding import base_sizes, pad_boxes
 from atelier.recipes.latents import LatentEncoder, half, parts_digest
 from atelier.recipes.rich_context import Config, Recipe
+from atelier.recipes.sd_text import SDText
 from atelier.recipes.sdxl_text import SDXLText
-from atelier.sampling.region_text import SEPARATOR, region_states
+from atelier.sampling.region_text import region_reader, region_states
+from atelier.sampling.regional_pipeline import RegionalMixin
+from atelier.sampling.regional_sd import StableDiffusionRegionalPipeline
 from atelier.sampling.regional_sdxl import StableDiffusionXLRegionalPipeline
 from atelier.training.protocol import Draws
 
+TEXTS: dict[str, type[SDXLText] | type[SDText]] = {"sdxl": SDXLText, "sd": SDText}
+"""How each family reads text."""
 
-def open_pipeline(base: Path, unet: UNet2DConditionModel | None = None) -> StableDiffusionXLRegionalPipeline:
-    """The sampler of a diffusers folder, with ``unet`` in the place of the folder's own."""
+
+def open_pipeline(
+    base: Path, family: str, unet: UNet2DConditionModel | None = None, rules: RegionRules | None = None
+) -> RegionalMixin:
+    """The sampler of a diffusers folder, with ``unet`` in the place of the folder's own.
+
+    Args:
+        rules: of ``unet``; an exported folder names its own.
+    """
     if unet is None:
-        unet = UNet2DConditionModel.from_pretrained(base / "unet").eval()
-        adopt_regional(unet, load_file(base / ADAPTER))
-    text = SDXLText.load(base)
-    pipeline = StableDiffusionXLRegionalPipeline(
-        vae=AutoencoderKL.from_pretrained(base / "vae").eval().requires_grad_(False),
-        text_encoder=text.encoders[0],
-        text_encoder_2=text.encoders[1],
-        tokenizer=text.tokenizers[0],
-        tokenizer_2=text.tokenizers[1],
-        unet=unet,
-        scheduler=load_scheduler(base),
-        add_watermarker=False,
-    )
+        unet, rules = UNet2DConditionModel.from_pretrained(base / "unet").eval(), read_rules(base / ADAPTER)
+        adopt_regional(unet, load_file(base / ADAPTER), keep_small=not rules.parity)
+    text = TEXTS[family].load(base)
+    parts: dict[str, Any] = {
+        "vae": AutoencoderKL.from_pretrained(base / "vae").eval().requires_grad_(False),
+        "text_encoder": text.encoders[0],
+        "tokenizer": text.tokenizers[0],
+        "unet": unet,
+        "scheduler": load_scheduler(base),
+    }
+    pipeline: StableDiffusionXLRegionalPipeline | StableDiffusionRegionalPipeline
+    if family == "sdxl":
+        second = {"text_encoder_2": text.encoders[1], "tokenizer_2": text.tokenizers[1]}
+        pipeline = StableDiffusionXLRegionalPipeline(**parts, **second, add_watermarker=False)
+    else:
+        pipeline = StableDiffusionRegionalPipeline(**parts)
+    pipeline.rules = rules or RegionRules()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -59,48 +76,30 @@ class Encoder:
     def __init__(self, base: Path, config: Config) -> None:
         self.config = config
         self.latents = LatentEncoder(base)
-        self.text = SDXLText.load(base, device=str(self.latents.device))
-        self.digest = parts_digest(base, ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+        self.text = TEXTS[config.family].load(base, device=str(self.latents.device))
+        self.digest = parts_digest(base, ("vae", *self.text.parts))
 
     @torch.no_grad()
     def encode(self, images: np.ndarray, examples: list[RawExample]) -> list[dict[str, np.ndarray]]:
-        """images uint8 [B, res, res, 3] → B samples of ``latent`` [4, h, w], ``prompt`` [T, D], ``pooled`` [P] and of
-        the regions ``cells`` [h, w], ``wordless`` [k] and, a row a token, ``text`` [t, D], ``text_boxes`` [t, 4],
-        ``text_bias`` [t], ``text_region`` [t]; float16, the numbers of regions int16, boxes and bias float32."""
+        """images uint8 [B, res, res, 3] → B samples of ``latent`` [4, h, w], ``prompt`` [T, D], SDXL's ``pooled`` [P]
+        and of the regions ``cells`` [h, w], ``wordless`` [k] and, a row a token, ``text`` [t, D], ``text_boxes``
+        [t, 4], ``text_bias`` [t], ``text_region`` [t]; float16, the numbers of regions int16, boxes and bias
+        float32."""
         latents = half(self.latents(images))
-        prompt, pooled = self.text.prompts([example.caption for example in examples])
-        size = (latents.shape[-2], latents.shape[-1])
-        regions = self._regions(examples, size)
+        captions = self.text.captions([example.caption for example in examples])
+        told = {name: half(states) for name, states in captions.items()}
+        regions = read_regions(
+            [(example.boxes, example.phrases) for example in examples],
+            latents.shape[-2],
+            latents.shape[-1],
+            region_reader(self.text.tokenizers, self.text.encoders, half),
+            iou_weight=self.config.iou_weight,
+            legacy=self.config.parity,
+        )
         return [
-            {"latent": latent, "prompt": states, "pooled": pool, **own}
-            for latent, states, pool, own in zip(latents, half(prompt), half(pooled), regions, strict=True)
+            {"latent": latents[row], **{name: states[row] for name, states in told.items()}, **_stored(*own)}
+            for row, own in enumerate(regions)
         ]
-
-    def _regions(self, examples: Sequence[RawExample], size: tuple[int, int]) -> list[dict[str, np.ndarray]]:
-        parity = self.config.parity
-        maps = [map_regions(example.boxes, *size, legacy=parity) for example in examples]
-        texts = [
-            region_texts(found.regions, example.phrases, legacy=parity)
-            for found, example in zip(maps, examples, strict=True)
-        ]
-        unique = list(dict.fromkeys(text for own in texts for text in own))
-        ids, states = region_states(self.text.tokenizers, self.text.encoders, unique)
-        kept, places = half(states), {text: place for place, text in enumerate(unique)}
-        tokenizer = self.text.tokenizers[0]
-        separator, end = tokenizer.convert_tokens_to_ids(SEPARATOR), tokenizer.eos_token_id
-        made = []
-        for found, own, example in zip(maps, texts, examples, strict=True):
-            rows = [places[text] for text in own]
-            tokens = condition(
-                found.regions,
-                example.boxes,
-                EncodedTexts(ids[rows], kept[rows]),
-                separator=separator,
-                end=end,
-                iou_weight=self.config.iou_weight,
-            )
-            made.append(_stored(found, tokens))
-        return made
 
 
 def _stored(found: RegionMap, tokens: RegionTokens) -> dict[str, np.ndarray]:
@@ -122,9 +121,21 @@ class Objective(GroundedObjective):
 
     def __init__(self, recipe: Recipe, base: Path) -> None:
         super().__init__(recipe, base)
-        text = SDXLText.load(base)
+        text = TEXTS[self.config.family].load(base)
         _, states = region_states(text.tokenizers, text.encoders, [""])
         self._no_words = half(states[0])
+        self._dropped = self._without_caption(text)
+
+    def _without_caption(self, text: SDXLText | SDText) -> dict[str, Tensor]:
+        """What stands for a dropped caption: that with which the family samples without a prompt.
+
+        Those are SDXL's zeros, its pooled text too, and SD's states of "". By ``parity`` zeros in both, and SDXL's
+        pooled text stays.
+        """
+        zeros = torch.zeros(())
+        if self.config.parity:
+            return {"prompt": zeros}
+        return {"prompt": zeros, "pooled": zeros} if self.config.family == "sdxl" else text.captions([""])
 
     def build(self) -> UNet2DConditionModel:
         """The frozen base with fresh layers in every transformer block."""
@@ -154,8 +165,8 @@ class Objective(GroundedObjective):
         return regional_training_flops(config, latent, self.recipe.region_tokens, self.config.fuser, tokens)
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Shard samples to a batch: latents [B, 4, h, w], prompt [B, T, D], pooled [B, P], boxes [B, N, 4] and masks
-        [B, N] for the loss's weights, and ``RegionTextNet``'s arguments; floats are float32."""
+        """Shard samples to a batch: latents [B, 4, h, w], prompt [B, T, D], SDXL's pooled [B, P], boxes [B, N, 4] and
+        masks [B, N] for the loss's weights, and ``RegionTextNet``'s arguments; floats are float32."""
 
         def stack(name: str) -> Tensor:
             return torch.from_numpy(column(samples, name).astype(np.float32))
@@ -170,8 +181,7 @@ class Objective(GroundedObjective):
         )
         return {
             "latents": latents,
-            "prompt": stack("prompt"),
-            "pooled": stack("pooled"),
+            **{name: stack(name) for name in ("prompt", "pooled") if name in samples[0]},
             **pad_boxes(samples, self.config.max_boxes),
             "regions": {name: torch.from_numpy(array) for name, array in regions.items()},
         }
@@ -193,11 +203,8 @@ class Objective(GroundedObjective):
         return RegionLayout(tokens, sample["cells"], seen)
 
     def loss(self, model: nn.Module, batch: dict[str, Any], draws: Draws, progress: float) -> dict[str, Tensor]:
-        """The denoising loss, layout and caption dropped independently.
-
-        A dropped caption is zeros, its pooled text too. By ``parity`` one draw decides for the whole batch, and the
-        pooled text stays.
-        """
+        """The denoising loss, layout and caption dropped independently; by ``parity`` one draw decides for the
+        captions of the whole batch."""
         config, x = self.config, batch["latents"]
         no_boxes, no_caption = draws.chance(config.drop_boxes), draws.chance(config.drop_caption)
         first, last = config.timestep_power
@@ -206,22 +213,30 @@ class Objective(GroundedObjective):
         dtype = compute_dtype(model)
         if config.parity:
             no_caption = no_caption[:1].expand_as(no_caption)
-        keep = (~no_caption).to(dtype)[:, None]
-        pooled = batch["pooled"].to(dtype)
+        told = self._told(batch, no_caption, dtype)
         regions = dict(batch["regions"])
         regions["text"] = regions["text"].to(dtype)
         regions["cells"] = regions["cells"].masked_fill(no_boxes[:, None, None], -1)
-        side = self.config.resolution
-        sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32, device=x.device)
         prediction = self.view.of(model)(
             noised.to(dtype),
             timesteps,
-            batch["prompt"].to(dtype) * keep[:, None],
-            # Sizes and boxes stay float32 until their sines are taken: bf16 holds no integer above 256 exactly.
-            added_cond_kwargs={
-                "text_embeds": pooled if config.parity else pooled * keep,
-                "time_ids": sizes.expand(len(x), -1),
-            },
+            told["prompt"],
+            added_cond_kwargs=self._sized(told["pooled"]) if "pooled" in told else None,
             cross_attention_kwargs={"gligen": regions},
         ).sample
         return self.weighted_loss(prediction, target, batch)
+
+    def _told(self, batch: dict[str, Any], no_caption: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+        """A batch's captions as the UNet reads them, dropped ones replaced."""
+        told: dict[str, Tensor] = {name: batch[name].to(dtype) for name in ("prompt", "pooled") if name in batch}
+        for name, absent in self._dropped.items():
+            dropped = no_caption.view(-1, *[1] * (told[name].dim() - 1))
+            told[name] = torch.where(dropped, absent.to(told[name]), told[name])
+        return told
+
+    def _sized(self, pooled: Tensor) -> dict[str, Tensor]:
+        """SDXL's conditions beside the caption: its pooled text, and the picture's own size."""
+        side = self.config.resolution
+        # Sizes and boxes stay float32 until their sines are taken: bf16 holds no integer above 256 exactly.
+        sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32, device=pooled.device)
+        return {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), -1)}

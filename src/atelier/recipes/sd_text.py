@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,12 +16,23 @@ class SDText:
 
     tokenizer: CLIPTokenizer
     encoder: CLIPTextModel
+    parts: ClassVar[tuple[str, ...]] = ("text_encoder", "tokenizer")
 
     @classmethod
     def load(cls, base: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> "SDText":
         """Opens tokenizer and text_encoder of a diffusers folder."""
         encoder = CLIPTextModel.from_pretrained(base / "text_encoder", torch_dtype=dtype)
         return cls(CLIPTokenizer.from_pretrained(base / "tokenizer"), encoder.to(device).eval().requires_grad_(False))
+
+    @property
+    def tokenizers(self) -> tuple[CLIPTokenizer, ...]:
+        """The one, as ``SDXLText`` has two."""
+        return (self.tokenizer,)
+
+    @property
+    def encoders(self) -> tuple[CLIPTextModel, ...]:
+        """The one."""
+        return (self.encoder,)
 
     @property
     def device(self) -> torch.device:
@@ -41,6 +53,10 @@ class SDText:
         """Prompt embeddings [B, T, W]: the last hidden states after the final LayerNorm."""
         states: Tensor = self.encoder(self._ids(texts)).last_hidden_state
         return states
+
+    def captions(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """What the UNet is told of B captions, by the names of a sample: ``prompt``."""
+        return {"prompt": self.prompts(texts)}
 
     @torch.no_grad()
     def phrases(self, texts: Sequence[str]) -> Tensor:

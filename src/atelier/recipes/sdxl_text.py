@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ class SDXLText:
 
     tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]
     encoders: tuple[CLIPTextModel, CLIPTextModelWithProjection]
+    parts: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 
     @classmethod
     def load(cls, base: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> "SDXLText":
@@ -48,6 +50,11 @@ class SDXLText:
             for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True)
         )
         return torch.cat((first.hidden_states[-2], second.hidden_states[-2]), dim=-1), second.text_embeds
+
+    def captions(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """What the UNet is told of B captions, by the names of a sample: ``prompt`` and ``pooled``."""
+        prompt, pooled = self.prompts(texts)
+        return {"prompt": prompt, "pooled": pooled}
 
     @torch.no_grad()
     def phrases(self, texts: Sequence[str]) -> Tensor:

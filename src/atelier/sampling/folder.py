@@ -10,8 +10,9 @@ from atelier.errors import ConfigError
 
 
 def open_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """``StableDiffusionXLRegionalPipeline`` where Rich-context's layers lie beside it, else GLIGEN's of its family:
-    ``StableDiffusionXLGLIGENPipeline`` where there are two text encoders, ``StableDiffusionGLIGENPipeline``.
+    """The pipeline of its layers and its family: Rich-context's, ``StableDiffusionXLRegionalPipeline`` or
+    ``StableDiffusionRegionalPipeline``, where those lie beside it, else GLIGEN's, ``StableDiffusionXLGLIGENPipeline``
+    or ``StableDiffusionGLIGENPipeline``; the first of each where there are two text encoders.
 
     Raises:
         ConfigError: no diffusers folder, or its UNet has no grounding layers.
@@ -27,14 +28,23 @@ def open_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
         raise ConfigError(f"{folder} is a CrossFlow, which knows no boxes", "draw with it by `atelier paint`")
     from atelier.models.regional_unet import ADAPTER
 
-    if (folder / ADAPTER).is_file():
+    regional, xl = (folder / ADAPTER).is_file(), (parts.get("text_encoder_2") or [None])[0] is not None
+    return _class_of(regional, xl).from_pretrained(folder, torch_dtype=dtype)
+
+
+def _class_of(regional: bool, xl: bool) -> Any:
+    if regional and xl:
         from atelier.sampling.regional_sdxl import StableDiffusionXLRegionalPipeline
 
-        return StableDiffusionXLRegionalPipeline.from_pretrained(folder, torch_dtype=dtype)
-    if (parts.get("text_encoder_2") or [None])[0] is not None:
+        return StableDiffusionXLRegionalPipeline
+    if regional:
+        from atelier.sampling.regional_sd import StableDiffusionRegionalPipeline
+
+        return StableDiffusionRegionalPipeline
+    if xl:
         from atelier.sampling.gligen_sdxl import StableDiffusionXLGLIGENPipeline
 
-        return StableDiffusionXLGLIGENPipeline.from_pretrained(folder, torch_dtype=dtype)
+        return StableDiffusionXLGLIGENPipeline
     from atelier.sampling.gligen_sd import StableDiffusionGLIGENPipeline
 
-    return StableDiffusionGLIGENPipeline.from_pretrained(folder, torch_dtype=dtype)
+    return StableDiffusionGLIGENPipeline

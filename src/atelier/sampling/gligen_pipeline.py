@@ -10,7 +10,6 @@ from atelier.errors import ConfigError
 from atelier.sampling.inpainting import Inpainting, encode, keep_mask
 from atelier.sampling.layout_input import Boxes, PromptLayout, read_layouts
 from atelier.sampling.layout_pipeline import TOKENIZING, LayoutMixin, prompt_count
-from atelier.sampling.schedule import grounding_scales
 
 
 class GLIGENMixin(LayoutMixin):
@@ -67,7 +66,6 @@ class GLIGENMixin(LayoutMixin):
             max_boxes: slots of the model.
             inpaint_image: a PIL image, or one a prompt.
         """
-        grounding_scales(1, beta, decay)
         prompts = prompt_count(arguments)
         copies = arguments.get("num_images_per_prompt") or 1
         layouts = read_layouts(boxes, phrases, embeddings, prompts, max_boxes)

@@ -47,6 +47,7 @@ class LayoutMixin:
         decay: float = 0.0,
         inpainting: Inpainting | None = None,
         channels: Tensor | None = None,
+        **own: Any,
     ) -> Any:
         """Runs the stock pipeline with these arguments, grounded.
 
@@ -56,9 +57,11 @@ class LayoutMixin:
             beta, decay: as in ``grounding_scales``.
             inpainting: what is kept of a picture.
             channels: [B, C, h, w] that the UNet takes behind the latents.
+            own: attributes of the run's copy of the pipeline.
         """
         grounding_scales(1, beta, decay)
         run = copy.copy(self)
+        vars(run).update(own)
         # Freeing hooks is the shared pipeline's business: its modules are the real ones.
         vars(run)["maybe_free_model_hooks"] = self.maybe_free_model_hooks
         vars(run)["scheduler"] = scheduler = copy.deepcopy(self.scheduler)

@@ -1,170 +1,29 @@
 """Layout-to-image sampling with an SDXL UNet that carries Rich-context's regional layers (arXiv 2409.04847)."""
 
-import inspect
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
-from safetensors.torch import load_file
-from torch import Tensor
 
-from atelier.errors import ConfigError
-from atelier.models.grounded_unet import blocks
-from atelier.models.regional.batches import RegionLayout, collate, layout
-from atelier.models.regional.fusers import RegionalCrossAndSelfAttention
-from atelier.models.regional.grounding import Grounding
-from atelier.models.regional.position_net import RegionTextNet
-from atelier.models.regional.regions import map_regions
-from atelier.models.regional.tokens import EncodedTexts, condition, region_texts
-from atelier.models.regional_unet import ADAPTER, adopt_regional
-from atelier.sampling.layout_input import Boxes, PromptLayout, read_layouts
-from atelier.sampling.layout_pipeline import LayoutMixin, prompt_count
-from atelier.sampling.region_text import SEPARATOR, region_states
+from atelier.sampling.regional_pipeline import RegionalMixin
 
 
-class StableDiffusionXLRegionalPipeline(LayoutMixin, StableDiffusionXLPipeline):
-    """SDXL's own pipeline with boxes and a description of each, as long as a sentence.
-
-    Its arguments are the stock pipeline's, in its order, and the layout's by name. A folder that holds
-    ``regional_adapter.safetensors`` beside a stock SDXL opens with ``from_pretrained``.
-    """
+class StableDiffusionXLRegionalPipeline(RegionalMixin, StableDiffusionXLPipeline):
+    """SDXL's own pipeline with boxes and a description of each, as long as a sentence."""
 
     _stock = StableDiffusionXLPipeline
-    default_beta = 1.0
+    #: Set on a run's own copy: an empty prompt is what a dropped caption was in training.
+    _as_dropped = False
 
-    @classmethod
-    def from_pretrained(cls, folder: Any, **kwargs: Any) -> "StableDiffusionXLRegionalPipeline":
-        """As diffusers'; with the folder's adapter on the UNet.
+    def encode_prompt(self, prompt: str | list[str] | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As the stock pipeline; with boxes an empty prompt is zeros, its pooled text too, not the states of ""."""
+        encoded = super().encode_prompt(prompt, *args, **kwargs)
+        if prompt is None or not self._as_dropped:
+            return encoded
+        states, negative, pooled, negative_pooled = encoded
+        told = torch.tensor([bool(text.strip()) for text in ([prompt] if isinstance(prompt, str) else prompt)])
+        told = told.repeat_interleave(len(states) // len(told)).to(states.device)[:, None]
+        return states * told[..., None], negative, pooled * told, negative_pooled
 
-        Raises:
-            ConfigError: the folder has no adapter, or one that does not fit its UNet.
-        """
-        place = Path(folder) / ADAPTER
-        if not place.is_file():
-            raise ConfigError(f"{folder} has no {ADAPTER}", "give the folder of an exported Rich-context model")
-        pipeline: StableDiffusionXLRegionalPipeline = super().from_pretrained(folder, **kwargs)
-        adopt_regional(pipeline.unet, load_file(place))
-        return pipeline
-
-    @torch.no_grad()
-    def __call__(  # type: ignore[override]
-        self,
-        prompt: str | list[str] | None = None,
-        *args: Any,
-        boxes: Boxes | Sequence[Boxes | None] | Tensor | None = None,
-        labels: Sequence[str] | Sequence[Sequence[str] | None] | None = None,
-        box_unit: str = "share",
-        scheduled_sampling_beta: float = 1.0,
-        attention_weight_scale: float = 1.0,
-        max_objs: int = 30,
-        parity: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        """As ``StableDiffusionXLPipeline``, with a layout.
-
-        Args:
-            boxes: xyxy, one list for every prompt, or a list a prompt. None: the base model alone.
-            labels: a description a box; the prompt beside them may be empty.
-            box_unit: "share" of the picture, within 0 to 1, or "px" of the picture that is drawn, as upstream's.
-            scheduled_sampling_beta: the share of the steps, from the first, that see the layout.
-            attention_weight_scale: how much a region favours the boxes that it is most of.
-            max_objs: more boxes than these are refused, none is left out in silence.
-            parity: regions and descriptions as upstream makes them, for its released checkpoints.
-
-        Raises:
-            ConfigError: boxes, labels or shares that cannot be; names which.
-        """
-        given = inspect.signature(StableDiffusionXLPipeline.__call__).bind_partial(self, prompt, *args, **kwargs)
-        named = {name: value for name, value in given.arguments.items() if name not in ("self", "kwargs")}
-        arguments = {**named, **given.arguments.get("kwargs", {})}
-        height, width = self._size(arguments)
-        if box_unit not in ("share", "px"):
-            raise ConfigError(f"box_unit is {box_unit!r}", "use share or px")
-        if box_unit == "px":
-            boxes = _shares(boxes, height, width)
-        layouts = read_layouts(boxes, labels, None, prompt_count(arguments), max_objs)
-        cells = (height // self.vae_scale_factor, width // self.vae_scale_factor)
-        copies = arguments.get("num_images_per_prompt") or 1
-
-        def ground(guided: bool) -> tuple[Grounding, None]:
-            own = self._region_layouts(layouts, cells, attention_weight_scale, parity)
-            rows = [each for each in own for _ in range(copies)]
-            made = self._tokens([None] * len(rows) + rows if guided else rows, cells)
-            return (made._replace(keep_small=False) if parity else made), None
-
-        grounded = any(each.boxes for each in layouts)
-        return self._layout_call(arguments, ground if grounded else None, scheduled_sampling_beta)
-
-    def layout_arguments(
-        self,
-        boxes: Sequence[Boxes],
-        labels: Sequence[Sequence[str]],
-        *,
-        beta: float,
-        decay: float = 0.0,
-        max_boxes: int | None = None,
-    ) -> dict[str, Any]:
-        """The call's own arguments for one layout a prompt, as of ``GLIGENMixin.layout_arguments``.
-
-        Raises:
-            ConfigError: ``decay`` is not 0: these layers know no strength between all and nothing.
-        """
-        if decay:
-            raise ConfigError(f"decay is {decay}", "regional layers are on or off: leave decay out")
-        given = {"boxes": boxes, "labels": labels, "scheduled_sampling_beta": beta}
-        return given if max_boxes is None else {**given, "max_objs": max_boxes}
-
-    def _encode_regions(self, texts: Sequence[str]) -> EncodedTexts:
-        """Ids of the first tokenizer and both encoders' states."""
-        ids, states = region_states((self.tokenizer, self.tokenizer_2), (self.text_encoder, self.text_encoder_2), texts)
-        return EncodedTexts(ids, states.float().cpu().numpy())
-
-    def _marks(self) -> tuple[int, int]:
-        """The first tokenizer's ids of the separator and of the end of a text."""
-        return self.tokenizer.convert_tokens_to_ids(SEPARATOR), self.tokenizer.eos_token_id
-
-    def _region_layouts(
-        self, layouts: Sequence[PromptLayout], cells: tuple[int, int], iou_weight: float, parity: bool
-    ) -> list[RegionLayout | None]:
-        """Each prompt's regions and their tokens; None where it has no boxes. All texts are encoded at once."""
-        unions = any(isinstance(block.fuser, RegionalCrossAndSelfAttention) for _, block in blocks(self.unet))
-        maps = [map_regions(each.boxes, *cells, legacy=parity) if each.boxes else None for each in layouts]
-        texts = [
-            region_texts(found.regions, each.phrases, legacy=parity) if found is not None else []
-            for found, each in zip(maps, layouts, strict=True)
-        ]
-        unique = list(dict.fromkeys(text for own in texts for text in own))
-        encoded, places = self._encode_regions(unique), {text: place for place, text in enumerate(unique)}
-        separator, end = self._marks()
-        made: list[RegionLayout | None] = []
-        for found, own, each in zip(maps, texts, layouts, strict=True):
-            if found is None:
-                made.append(None)
-                continue
-            rows = [places[text] for text in own]
-            states = EncodedTexts(encoded.ids[rows], encoded.states[rows])
-            tokens = condition(found.regions, each.boxes, states, separator=separator, end=end, iou_weight=iou_weight)
-            made.append(layout(found, tokens, with_unions=unions))
-        return made
-
-    def _tokens(self, rows: Sequence[RegionLayout | None], cells: tuple[int, int]) -> Grounding:
-        net = self.unet.position_net
-        assert isinstance(net, RegionTextNet)
-        # Where its weights lie now, which with offloading is not where the UNet will run.
-        weight = net.null_text_feature
-        known = next(each for each in rows if each is not None)
-        batch = collate(rows, *cells, known.tokens.text.shape[-1], with_unions=known.unions is not None)
-        given = {name: torch.from_numpy(array).to(weight.device) for name, array in batch.items()}
-        made: Grounding = net(**given)
-        return made
-
-
-def _shares(boxes: Any, height: int, width: int) -> Any:
-    """Boxes in pixels, however nested, as shares of the picture."""
-    if boxes is None:
-        return None
-    if isinstance(boxes, Sequence) and boxes and not isinstance(boxes[0], int | float):
-        return [_shares(each, height, width) for each in boxes]
-    return (torch.as_tensor(boxes, dtype=torch.float64) / torch.tensor([width, height, width, height])).tolist()
+    def _text_parts(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return (self.tokenizer, self.tokenizer_2), (self.text_encoder, self.text_encoder_2)

@@ -8,11 +8,16 @@ from torch import Tensor
 
 from atelier.models.regional.batches import RegionLayout, layout
 from atelier.models.regional.fusers import RegionAttention
-from atelier.models.regional.regions import map_regions
-from atelier.models.regional.tokens import EncodedTexts, region_tokens
+from atelier.models.regional.reading import Reader, read_regions
+from atelier.models.regional.tokens import EncodedTexts
 
 WIDTH = 6
 SEPARATOR, END, LENGTH = 3, 2, 12
+
+
+def word_ids(text: str) -> list[int]:
+    """An id a word, ``;`` one of its own."""
+    return [SEPARATOR if word == ";" else 10 + sum(map(ord, word)) % 50 for word in text.replace(";", " ;").split()]
 
 
 def encode(texts: Any) -> EncodedTexts:
@@ -20,13 +25,14 @@ def encode(texts: Any) -> EncodedTexts:
     ids = np.full((len(texts), LENGTH), END)
     ids[:, 0] = 1
     for row, text in zip(ids, texts, strict=True):
-        words = [
-            SEPARATOR if word == ";" else 10 + sum(map(ord, word)) % 50 for word in text.replace(";", " ;").split()
-        ]
-        words = words[: LENGTH - 2]
+        words = word_ids(text)[: LENGTH - 2]
         row[1 : 1 + len(words)] = words
     table = np.random.default_rng(0).standard_normal((64, WIDTH)).astype(np.float32)
     return EncodedTexts(ids, table[ids] + np.arange(LENGTH, dtype=np.float32)[:, None] / LENGTH)
+
+
+READER = Reader(encode, lambda text: len(word_ids(text)) <= LENGTH - 2, SEPARATOR, END)
+"""``encode`` with its length."""
 
 
 def random_boxes(count: int, seed: int = 0) -> np.ndarray:
@@ -39,9 +45,8 @@ def random_boxes(count: int, seed: int = 0) -> np.ndarray:
 def random_layout(count: int, height: int = 8, width: int = 8, seed: int = 0) -> RegionLayout:
     """A layout of boxes with texts of one or two words."""
     boxes = random_boxes(count, seed)
-    found = map_regions(boxes, height, width)
     labels = [f"thing{number} {'red' if number % 2 else ''}" for number in range(count)]
-    tokens = region_tokens(found, boxes, labels, encode, separator=SEPARATOR, end=END)
+    ((found, tokens),) = read_regions([(boxes, labels)], height, width, READER)
     return layout(found, tokens, with_unions=True)
 
 

@@ -8,9 +8,9 @@ def test_the_numpy_side_needs_no_torch() -> None:
     code = (
         "import sys\n"
         "sys.modules['torch'] = None\n"
-        "from atelier.models.regional import batches, regions, tokens\n"
+        "from atelier.models.regional import batches, reading, regions, texts\n"
         "found = regions.map_regions([[0, 0, 0.5, 0.5]], 4, 4)\n"
-        "print(tokens.region_texts(found.regions, ['a cat']), batches.collate([None], 4, 4, 3)['cells'].min())"
+        "print(texts.region_texts(found.regions, ['a cat']), batches.collate([None], 4, 4, 3)['cells'].min())"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "['', 'a cat'] -1"

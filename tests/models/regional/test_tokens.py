@@ -11,16 +11,9 @@ from atelier.errors import DataError
 from atelier.models.regional.dense import compact
 from atelier.models.regional.fusers import RegionalCrossAttention
 from atelier.models.regional.grounding import Grounding
+from atelier.models.regional.reading import Reader, read_regions
 from atelier.models.regional.regions import Region, map_regions
-from atelier.models.regional.tokens import (
-    EncodedTexts,
-    RegionTokens,
-    condition,
-    pooled_tokens,
-    region_texts,
-    region_tokens,
-    spans,
-)
+from atelier.models.regional.tokens import EncodedTexts, RegionTokens, condition, pooled_tokens, spans
 from atelier.recipes.twins.text import BEGIN, byte_alphabet
 from tests.models.regional.layouts import END, LENGTH, SEPARATOR, encode, random_boxes, randomise
 from tests.parity.case import Case
@@ -41,20 +34,21 @@ def tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=signs, model_max_length=40)
 
 
-def encoder(tokenizer: CLIPTokenizer) -> tuple[Any, dict[str, int]]:
+def reader(tokenizer: CLIPTokenizer) -> Reader:
     def encoded(texts: Any) -> EncodedTexts:
         ids = tokenizer(list(texts), padding="max_length", max_length=40, truncation=True).input_ids
         array = np.array(ids)
         return EncodedTexts(array, array[..., None].astype(np.float32))
 
-    return encoded, {"separator": tokenizer.convert_tokens_to_ids(";</w>"), "end": tokenizer.eos_token_id}
+    def fits(text: str) -> bool:
+        return len(tokenizer(text).input_ids) <= 40
+
+    return Reader(encoded, fits, tokenizer.convert_tokens_to_ids(";</w>"), tokenizer.eos_token_id)
 
 
 @pytest.mark.parametrize("end", [".", '."', "'", " 9%", "(x)", "_", "!!!", " . ", ";.;", "\u037e", "\uff1b.", ""])
 def test_an_overlaps_tokens_have_their_own_objects_box(tokenizer: CLIPTokenizer, end: str) -> None:
-    encode_texts, marks = encoder(tokenizer)
-    found = map_regions(BOXES, 8, 8)
-    made = region_tokens(found, BOXES, [f"rug{end}", f"cat{end}"], encode_texts, **marks)
+    ((found, made),) = read_regions([(BOXES, [f"rug{end}", f"cat{end}"])], 8, 8, reader(tokenizer))
     overlap = [region.members for region in found.regions].index((0, 1))
     rows = made.region == overlap
     first, second = (np.isclose(made.boxes[rows], box, atol=1e-6).all(1) for box in BOXES)
@@ -66,21 +60,10 @@ def test_an_overlaps_tokens_have_their_own_objects_box(tokenizer: CLIPTokenizer,
 
 
 def test_upstreams_separator_is_lost_after_a_sign(tokenizer: CLIPTokenizer) -> None:
-    encode_texts, marks = encoder(tokenizer)
-    found = map_regions(BOXES, 8, 8)
-    made = region_tokens(found, BOXES, ["rug.", "cat."], encode_texts, **marks, legacy=True)
+    ((found, made),) = read_regions([(BOXES, ["rug.", "cat."])], 8, 8, reader(tokenizer), legacy=True)
     overlap = [region.members for region in found.regions].index((0, 1))
     assert np.allclose(made.boxes[made.region == overlap], BOXES[0])
     assert (made.bias[made.region == overlap] == made.bias[made.region == overlap][0]).all()
-
-
-def test_texts_of_regions() -> None:
-    regions = [Region((), ()), Region((1,), (1.0,)), Region((0, 1, 2), (1.0, 1.0, 1.0))]
-    labels = ["A rug.", "a; cat.", "the end."]
-    assert region_texts(regions, labels) == ["", "a cat.", "A rug; a cat; the end."]
-    assert region_texts(regions, labels, legacy=True) == ["", "a cat.", "A rug.; a cat.; the end."]
-    with pytest.raises(DataError, match="2 descriptions for 3 boxes"):
-        region_texts(regions, labels[:2])
 
 
 def test_bias_and_box_of_every_kept_token() -> None:
@@ -92,6 +75,19 @@ def test_bias_and_box_of_every_kept_token() -> None:
     assert made.region.tolist() == [0] * 5
     flat = condition(BOTH, BOXES, texts, separator=SEPARATOR, end=END, iou_weight=0.0)
     assert (flat.bias == 0).all()
+
+
+def test_texts_of_one_region_compete_as_one() -> None:
+    """Two texts of a region: each object's own box and bias, one number; a text without words has no tokens beside."""
+    texts = encode(["red rug", "", "a big cat", "", ""])
+    parts = [Region((0,), (1.0,)), Region((1,), (0.5,)), Region((1,), (0.25,)), Region((0,), (1.0,)), Region((), ())]
+    made = condition(parts, BOXES, texts, separator=SEPARATOR, end=END, numbers=[0, 0, 0, 4, 5])
+    np.testing.assert_allclose(made.bias[:5], [0, 0, -0.75, -0.75, -0.75])
+    np.testing.assert_allclose(made.boxes[:5], BOXES[[0, 0, 1, 1, 1]], atol=1e-7)
+    assert made.region.tolist() == [0] * 5 + [4] * LENGTH + [5] * LENGTH
+    assert (made.boxes[5:] == -1).all()
+    silent = condition(parts[:2], BOXES, encode(["", ""]), separator=SEPARATOR, end=END, numbers=[3, 3])
+    assert silent.region.tolist() == [3] * LENGTH, "a region's states of no words are there once"
 
 
 @pytest.mark.parametrize(("region", "label"), [(Region((), ()), ""), (Region((0,), (1.0,)), "")])
@@ -166,5 +162,7 @@ def test_no_regions_at_all() -> None:
 def test_rows_and_regions_must_agree() -> None:
     with pytest.raises(DataError, match="1 regions"):
         condition(BOTH, BOXES, encode(["a", "b"]), separator=SEPARATOR, end=END)
+    with pytest.raises(DataError, match="1 regions"):
+        condition(BOTH, BOXES, encode(["a"]), separator=SEPARATOR, end=END, numbers=[0, 1])
     with pytest.raises(DataError, match="1 boxes for 2 boxes"):
         condition(BOTH, BOXES[:1], encode(["a"]), separator=SEPARATOR, end=END)

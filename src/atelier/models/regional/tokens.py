@@ -1,26 +1,22 @@
 """A region's text as conditioned tokens: each knows its region, its object's box and how much it is to weigh.
 
-A region's text is its objects' descriptions, ``"a cat; a dog"``, encoded as one. Of the encoder's 77 states only those
-are kept that an object's words stand on: the published model gives all others a bias of -1000, after which a softmax
-leaves nothing of them. A region without words (the background) keeps all 77, as there.
+A region's descriptions are encoded together (``texts``). Of the encoder's 77 states only those are kept that an
+object's words stand on: the published model gives all others a bias of -1000, after which a softmax leaves nothing of
+them. A region without words (the background) keeps all 77, as there.
 """
 
-import re
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from atelier.errors import DataError
-from atelier.models.regional.regions import Region, RegionMap
+from atelier.models.regional.regions import Region
+from atelier.models.regional.texts import require_each
 
 NO_BOX = -1.0
 """Every coordinate of a token that no object owns."""
-
-_TRAILING = re.compile(r"[\W_]+$")
-"""Signs at a text's end. CLIP's tokenizer makes ``.;`` one token, and the separator would be lost."""
 
 
 class EncodedTexts(NamedTuple):
@@ -51,58 +47,6 @@ class RegionTokens(NamedTuple):
     region: np.ndarray
 
 
-Encode = Callable[[Sequence[str]], EncodedTexts]
-
-
-def region_tokens(
-    found: RegionMap,
-    boxes: ArrayLike,
-    labels: Sequence[str],
-    encode: Encode,
-    *,
-    separator: int,
-    end: int,
-    iou_weight: float = 1.0,
-    legacy: bool = False,
-) -> RegionTokens:
-    """``region_texts``, encoded, through ``condition``: everything for one picture.
-
-    Args:
-        found: from ``map_regions``.
-        boxes: [N, 4] normalised xyxy, the very ones that ``found`` was made from.
-        labels: [N] descriptions.
-        encode: texts to their states.
-        separator, end, iou_weight: as in ``condition``.
-        legacy: as in ``region_texts``.
-    """
-    texts = encode(region_texts(found.regions, labels, legacy=legacy))
-    return condition(found.regions, boxes, texts, separator=separator, end=end, iou_weight=iou_weight)
-
-
-def region_texts(regions: Sequence[Region], labels: Sequence[str], *, legacy: bool = False) -> list[str]:
-    """Each region's text: its objects' descriptions, in their order, with ``"; "`` between them.
-
-    A description loses its semicolons, and signs at its end where a separator follows. The background's is empty.
-
-    Args:
-        labels: a description a box.
-        legacy: leaves the signs, as upstream does; CLIP's tokenizer then merges ``.;`` and all tokens of the region
-            count as its first object's.
-
-    Raises:
-        DataError: a region is of a box that has no description.
-    """
-    _require_each(regions, len(labels), "descriptions")
-    texts = []
-    for region in regions:
-        own = [labels[member].replace(";", "") for member in region.members]
-        if not legacy:
-            own = [_without_separators(text) for text in own]
-            own[:-1] = [_TRAILING.sub("", text) for text in own[:-1]]
-        texts.append("; ".join(own))
-    return texts
-
-
 def condition(
     regions: Sequence[Region],
     boxes: ArrayLike,
@@ -111,46 +55,52 @@ def condition(
     separator: int,
     end: int,
     iou_weight: float = 1.0,
+    numbers: Sequence[int] | None = None,
 ) -> RegionTokens:
     """The tokens of regions whose texts are encoded.
 
     Args:
+        regions: whose objects each text describes: ``RegionText.objects``, or the very regions of a map.
         boxes: [N, 4] normalised xyxy.
-        texts: of ``region_texts``, a row a region.
+        texts: a row an entry of ``regions``.
         separator: the first tokenizer's id of ``;</w>`` (282 of CLIP's).
         end: its id of the end-of-text token.
         iou_weight: multiplies ``iou - 1``, the bias of an object's tokens: larger favours the object that a region is
             most of, 0 treats all alike (upstream's ``attention_weight_scale``).
+        numbers: the region that each text is of, in their order (``RegionText.region``); a text a region by default.
 
     Raises:
         DataError: rows and regions differ in number, or a region is of a box that is not there.
     """
     given = np.asarray(boxes, np.float64).reshape(-1, 4)
-    _require_each(regions, len(given), "boxes")
-    if len(texts.ids) != len(regions) or texts.states.shape[:2] != texts.ids.shape:
+    require_each(regions, len(given), "boxes")
+    of = np.arange(len(regions)) if numbers is None else np.asarray(numbers, np.int64)
+    if not len(texts.ids) == len(regions) == len(of) or texts.states.shape[:2] != texts.ids.shape:
         raise DataError(
             f"{len(regions)} regions, ids {texts.ids.shape} and states {texts.states.shape}",
-            "encode the texts of region_texts, each to one row",
+            "encode the texts of texts.region_texts or texts.spread_texts, each to one row",
         )
-    kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for region, ids in zip(regions, texts.ids, strict=True):
-        positions: list[int] = []
-        owners: list[int] = []
-        for order, (first, last) in enumerate(spans(ids, len(region.members), separator=separator, end=end)):
-            positions += range(first, last)
-            owners += [order] * (last - first)
-        if positions:
-            members, ious = np.asarray(region.members)[owners], np.asarray(region.ious)[owners]
-            kept.append((np.asarray(positions), given[members], (ious - 1) * iou_weight))
+    kept = [_spoken(region, ids, separator, end) for region, ids in zip(regions, texts.ids, strict=True)]
+    spoken = {int(number) for number, (positions, _) in zip(of, kept, strict=True) if len(positions)}
+    rows, owned, bias, counts = [], [np.zeros((0, 4))], [np.zeros(0)], []
+    for number, region, states, (positions, owners) in zip(of, regions, texts.states, kept, strict=True):
+        if len(positions):
+            rows.append(states[positions])
+            owned.append(given[np.asarray(region.members)[owners]])
+            bias.append((np.asarray(region.ious)[owners] - 1) * iou_weight)
+        elif int(number) in spoken:  # another text of its region has words
+            rows.append(states[:0])
         else:
-            kept.append((np.arange(len(ids)), np.full((len(ids), 4), NO_BOX), np.zeros(len(ids))))
-    rows = [states[positions] for states, (positions, _, _) in zip(texts.states, kept, strict=True)]
-    lengths = [len(positions) for positions, _, _ in kept]
+            rows.append(states)
+            owned.append(np.full((len(states), 4), NO_BOX))
+            bias.append(np.zeros(len(states)))
+            spoken.add(int(number))
+        counts.append(len(rows[-1]))
     return RegionTokens(
         np.concatenate(rows) if rows else texts.states.reshape(0, texts.states.shape[-1]),
-        np.concatenate([np.zeros((0, 4)), *(owned for _, owned, _ in kept)]).astype(np.float32),
-        np.concatenate([np.zeros(0), *(bias for _, _, bias in kept)]).astype(np.float32),
-        np.repeat(np.arange(len(regions), dtype=np.int16), lengths),
+        np.concatenate(owned).astype(np.float32),
+        np.concatenate(bias).astype(np.float32),
+        np.repeat(of.astype(np.int16), counts),
     )
 
 
@@ -169,15 +119,24 @@ def spans(ids: np.ndarray, count: int, *, separator: int, end: int) -> list[tupl
     return list(zip(starts, [*cuts, stop], strict=True))
 
 
+def _spoken(region: Region, ids: np.ndarray, separator: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+    """The places in a row that objects' words stand on, and which of the region's objects each is of."""
+    found = spans(ids, len(region.members), separator=separator, end=end)
+    positions = [np.arange(first, last) for first, last in found]
+    owners = [np.full(last - first, order) for order, (first, last) in enumerate(found)]
+    none = np.zeros(0, np.int64)
+    return np.concatenate([none, *positions]), np.concatenate([none, *owners])
+
+
 def pooled_tokens(regions: Sequence[Region], boxes: ArrayLike, states: np.ndarray) -> RegionTokens:
     """One token a region, of its first object's box: what the ablation with InstanceDiffusion's self-attention takes.
 
     Args:
         boxes: [N, 4] normalised xyxy.
-        states: [R, D] pooled states of ``region_texts``.
+        states: [R, D] pooled states of ``texts.region_texts``.
     """
     given = np.asarray(boxes, np.float64).reshape(-1, 4)
-    _require_each(regions, len(given), "boxes")
+    require_each(regions, len(given), "boxes")
     owned = [given[region.members[0]] if region.members else np.full(4, NO_BOX) for region in regions]
     return RegionTokens(
         states,
@@ -185,14 +144,3 @@ def pooled_tokens(regions: Sequence[Region], boxes: ArrayLike, states: np.ndarra
         np.zeros(len(regions), np.float32),
         np.arange(len(regions), dtype=np.int16),
     )
-
-
-def _require_each(regions: Sequence[Region], count: int, what: str) -> None:
-    needed = max((max(region.members) + 1 for region in regions if region.members), default=0)
-    if needed > count:
-        raise DataError(f"{count} {what} for {needed} boxes", "give one a box, in the boxes' order")
-
-
-def _without_separators(text: str) -> str:
-    """Without signs that a tokenizer's normalisation makes a semicolon (the Greek question mark, the fullwidth one)."""
-    return "".join(sign for sign in text if unicodedata.normalize("NFKC", sign) != ";")

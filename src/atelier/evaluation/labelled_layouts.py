@@ -41,7 +41,7 @@ class Layouts:
     unusable: dict[str, str]
 
 
-def rich_layouts(
+def labelled_layouts(
     images: Path, labels: Path, frame: str = "crop", validation: Path | None = None, count: int = 0, max_boxes: int = 30
 ) -> Layouts:
     """Reads labelled pictures as the raw form ``rich-context`` does.
