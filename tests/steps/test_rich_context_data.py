@@ -13,11 +13,15 @@ from atelier.data.preprocess import Settings, open_source, preprocess
 from atelier.data.quarantine import Quarantine
 from atelier.data.raw_example import RawExample
 from atelier.errors import ConfigError
+from atelier.recipes.registry import get
 from atelier.steps import download, source
 from atelier.steps.canvases import canvases
+from atelier.steps.preprocess import _say
+from atelier.steps.report import _data_facts
 from atelier.storage.folder import OutputFolder
 from atelier.storage.inputs import InputFolder
 from atelier.storage.manifest import Manifest
+from tests.recipes.twin import write_twin
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +95,29 @@ def test_published_files_of_several_folders(tmp_path: Path) -> None:
     assert shards.metadata["samples"] == 7
     assert shards.metadata["filtered"] == {"held out": 1}
     assert shards.metadata["quarantined"] == {"its label lists no objects (annos)": 1}
+
+
+def test_what_is_left_out_of_the_regions_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The encoder's counts reach the shards' manifest, the step's output and the report."""
+    raw = raw_of(str(tmp_path / "artifacts"), images=12)
+    base = write_twin(tmp_path / "base")
+    encoder = get("rich_context", "laptop", {"max_region_tokens": 30}).encoder(base)
+    out = OutputFolder(str(tmp_path / "shards"), tmp_path / "work")
+    settings, quarantine = Settings(res=64, samples_per_shard=5, batch=2), Quarantine(0.3, out.path / "q.jsonl")
+    shards = out.finish("shards", preprocess(open_source(raw), encoder, out, settings, quarantine), {})
+    counts = shards.metadata["counts"]
+    assert counts["regions_left_out"] >= counts["pictures_limited"] > 0
+    assert 0 < counts["region_tokens"] <= 12 * 30
+    dataset = ShardDataset(shards)
+    samples = [dataset.sample(number) for number in range(12)]
+    assert counts["pictures_limited"] == sum(bool((sample["cells"] < 0).any()) for sample in samples)
+    _say(shards.metadata)
+    said = f"{counts['regions_left_out']:,} regions left out: {counts['pictures_limited']:,} pictures have more tokens"
+    assert said in capsys.readouterr().out
+    facts = _data_facts(shards)
+    assert facts["regions left out"] == counts["regions_left_out"]
+    assert facts["region tokens a picture"] == round(counts["region_tokens"] / 12)
+    assert "descriptions cut" not in facts
 
 
 def test_labels_are_not_optional(tmp_path: Path) -> None:
