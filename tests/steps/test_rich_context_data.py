@@ -18,6 +18,7 @@ from atelier.steps import download, source
 from atelier.steps.canvases import canvases
 from atelier.steps.preprocess import _say
 from atelier.steps.report import _data_facts
+from atelier.storage import s3
 from atelier.storage.folder import OutputFolder
 from atelier.storage.inputs import InputFolder
 from atelier.storage.manifest import Manifest
@@ -95,6 +96,39 @@ def test_published_files_of_several_folders(tmp_path: Path) -> None:
     assert shards.metadata["samples"] == 7
     assert shards.metadata["filtered"] == {"held out": 1}
     assert shards.metadata["quarantined"] == {"its label lists no objects (annos)": 1}
+
+
+def test_one_address_takes_pictures_and_their_sizes_from_numbered_folders(tmp_path: Path, s3_bucket: str) -> None:
+    """img2dataset's folders, here and on S3, as the docs give them; ``*.jpg`` leaves the sizes behind."""
+    published = tmp_path / "published"
+    write_rich(published, 8, seed=2)
+    pictures = published / "cc3m-images"
+    (pictures / "00001").mkdir()
+    for path in sorted((pictures / "00000").iterdir())[:6]:
+        path.rename(pictures / "00001" / path.name)
+    (pictures / "00000" / "000000008.txt").write_text("a caption")
+    (pictures / "00000.parquet").write_bytes(b"PAR1")
+    (pictures / "00000_stats.json").write_text("{}")
+    for path in (each for each in published.rglob("*") if each.is_file()):
+        s3.upload(path, f"{s3_bucket}/rich/{path.relative_to(published)}")
+    made = []
+    for number, place in enumerate((str(published), f"{s3_bucket}/rich")):
+        artifacts = tmp_path / f"artifacts-{number}"
+        raw = raw_of(str(artifacts), pictures=f"{place}/cc3m-images/*/", boxes=f"{place}/labels/*.json")
+        assert raw.metadata == {"images": 16, "annotations": 8}
+        shards = shards_of(raw, tmp_path / f"shards-{number}")
+        assert (shards.metadata["samples"], shards.metadata["quarantined"]) == (8, {})
+        assert shards.metadata["counts"] == {"pictures_unsized": 0}
+        made.append(shards.files)
+    assert made[0] == made[1]
+    raw = raw_of(str(artifacts), pictures=f"{place}/cc3m-images/*/*.jpg", boxes=f"{place}/labels/*.json")
+    out = OutputFolder(str(tmp_path / "bare"), tmp_path / "work")
+    quarantine = Quarantine(1, out.path / "q.jsonl")
+    settings = Settings(res=64, samples_per_shard=5, batch=2)
+    bare = preprocess(open_source(raw), PhraseEncoder(), out, settings, quarantine)
+    assert sum(count for reason, count in bare["quarantined"].items() if "white border" in reason) > 3
+    assert bare["counts"] == {"pictures_unsized": bare["samples"]}
+    _say(bare)
 
 
 def test_what_is_left_out_of_the_regions_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

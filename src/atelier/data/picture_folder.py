@@ -121,11 +121,16 @@ class PictureFolder(COCOFolder):
         return data
 
 
+def states_size(facts: Mapping[str, Any]) -> bool:
+    """Whether the file beside a picture says what its size was before a border was added."""
+    return facts.get("original_height") is not None or facts.get("original_width") is not None
+
+
 def _original_size(facts: Mapping[str, Any]) -> tuple[int, int] | None:
     """The size before a border was added; None: none is stated."""
-    height, width = facts.get("original_height"), facts.get("original_width")
-    if height is None and width is None:
+    if not states_size(facts):
         return None
+    height, width = facts.get("original_height"), facts.get("original_width")
     if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
         raise ValueError(f"the file beside it states no size: {height}×{width}")
     return height, width

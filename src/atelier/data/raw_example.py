@@ -26,6 +26,7 @@ class RawExample:
         latent: float16 [C, h, w] of the centre crop, scaled, for a source that brings latents instead of images.
         inner: left, top, right, bottom in pixels of ``image`` where that has a border: all else is about it.
         facts: what else the source states about it, e.g. scores, see ``filters``.
+        counts: what is to be counted of it beside its boxes, by name.
     """
 
     key: str
@@ -43,3 +44,4 @@ class RawExample:
     latent: np.ndarray | None = None
     inner: tuple[int, int, int, int] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)

@@ -16,7 +16,8 @@ import orjson
 from atelier.data.coco import usable
 from atelier.data.coco_boxes import largest, transform, visible
 from atelier.data.geometry import image_size
-from atelier.data.picture_folder import PictureFolder
+from atelier.data.letterbox import has_white_border
+from atelier.data.picture_folder import PictureFolder, states_size
 from atelier.data.quarantine import Filtered, Quarantined
 from atelier.data.raw_example import RawExample
 from atelier.data.raw_form import is_label, is_validation
@@ -135,8 +136,11 @@ class RichSource(PictureFolder):
         captions = usable([label.caption]) or self._captions_of(name)
         if not captions:
             raise ValueError("no caption")
-        whole = image_size(data)
-        inner, size = self._inner(self._facts_of(key), whole)
+        whole, facts = image_size(data), self._facts_of(key)
+        unsized = not states_size(facts)
+        if unsized and has_white_border(data):
+            raise ValueError("a white border, and nothing says where the picture lies in it: give its <image>.json too")
+        inner, size = self._inner(facts, whole)
         boxes = label.boxes * frame_scale(whole, label.frame)
         if inner is not None:
             boxes = boxes - np.array([inner[0], inner[1], inner[0], inner[1]], np.float64)
@@ -153,6 +157,7 @@ class RichSource(PictureFolder):
             boxes_px=boxes,
             inner=inner,
             facts={"categories": label.categories},
+            counts={"pictures_unsized": int(unsized)},
         )
 
     def _label_of(self, key: str) -> RichLabel:

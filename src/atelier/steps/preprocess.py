@@ -184,6 +184,8 @@ def _say(metadata: dict[str, Any]) -> None:
     if cut := counts.get("captions_cut"):
         tokens = counts["tokens_cut"]
         print(f"{cut:,} captions are longer than the model reads: {tokens:,} tokens at their ends are lost", flush=True)
+    if unsized := counts.get("pictures_unsized"):
+        print(f"{unsized:,} pictures have no size beside them (<image>.json): taken as having no border", flush=True)
     if cut := counts.get("descriptions_cut"):
         print(f"{cut:,} descriptions are longer than the model reads: their ends are lost", flush=True)
     if left_out := counts.get("regions_left_out"):

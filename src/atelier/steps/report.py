@@ -218,6 +218,7 @@ def _short(block: str) -> str:
 
 _COUNTED = {
     "captions_cut": "captions cut",
+    "pictures_unsized": "pictures without a size beside them",
     "descriptions_cut": "descriptions cut",
     "regions_left_out": "regions left out",
     "pictures_limited": "pictures of too many region tokens",
