@@ -294,6 +294,7 @@ def test_of_a_box_that_the_crop_hides_nothing_is_said(tmp_path: Path) -> None:
     assert chosen.dropped == 3
     few = source.select(example, Settings(res=64, samples_per_shard=8, batch=8, max_boxes=1))
     assert few.phrases == ("thing 1",)
+    assert few.dropped == 4, "one for which there was no room"
 
 
 def test_a_picture_that_was_cropped_square_has_no_border(tmp_path: Path) -> None:

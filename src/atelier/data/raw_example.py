@@ -19,7 +19,8 @@ class RawExample:
         boxes: float32 [n, 4], xyxy in [0, 1] of the centre crop.
         scores: [n], the detector's confidence; 1 for what people drew.
         phrases: n texts.
-        clipped, dropped: boxes that reached over the crop's border, and boxes that were of no use.
+        clipped, dropped: boxes that reached over the crop's border, and boxes that were of no use; of COCO and
+            rich-context data also those for which there was no room.
         captions: all of them, for a source that has several a picture; else empty.
         boxes_px: float64 [n, 4], xyxy in pixels of the original image, for a source that states them so.
         phrase_embeddings: float16 [n, D], for a source that brings them.

@@ -110,7 +110,7 @@ class RichSource(PictureFolder):
             boxes_px=example.boxes_px[rows],
             scores=np.ones(len(rows), np.float32),
             phrases=tuple(example.phrases[row] for row in rows),
-            dropped=example.dropped + len(cropped) - len(good),
+            dropped=example.dropped + len(cropped) - len(rows),
             facts={**example.facts, "categories": tuple(example.facts["categories"][row] for row in rows)},
         )
 
