@@ -18,7 +18,7 @@ from atelier.data.quarantine import Filtered, Quarantined
 from atelier.data.raw_example import RawExample
 from atelier.data.raw_form import form
 from atelier.data.raw_source import Examples, open_source
-from atelier.data.rich_source import frame_scale
+from atelier.data.rich_examples import frame_scale
 from atelier.data.settings import Settings
 from atelier.data.squares import decode_squares
 from atelier.errors import ConfigError, DataError

@@ -22,6 +22,7 @@ from atelier.storage import s3
 from atelier.storage.folder import OutputFolder
 from atelier.storage.inputs import InputFolder
 from atelier.storage.manifest import Manifest
+from tests.data import web_tars
 from tests.recipes.twin import write_twin
 
 
@@ -129,6 +130,42 @@ def test_one_address_takes_pictures_and_their_sizes_from_numbered_folders(tmp_pa
     assert sum(count for reason, count in bare["quarantined"].items() if "white border" in reason) > 3
     assert bare["counts"] == {"pictures_unsized": bare["samples"]}
     _say(bare)
+
+
+def test_pictures_and_labels_in_tars_on_s3(tmp_path: Path, s3_bucket: str) -> None:
+    """A few files in the place of three a picture, and the very samples."""
+    published = tmp_path / "published"
+    write_rich(published, 10, seed=2)
+    pictures, labels = sorted((published / "cc3m-images/00000").glob("*.jpg")), published / "labels"
+    raw = raw_of(
+        str(tmp_path / "artifacts"), pictures=f"{published}/cc3m-images/00000/", boxes=f"{labels}/label_*.json"
+    )
+    files = ShardDataset(shards_of(raw, tmp_path / "of_files"))
+    for number in range(2):
+        some = pictures[number * 5 : number * 5 + 5]
+        beside = [[path, path.with_suffix(".json")] for path in some]
+        told = [[labels / f"label_{path.stem}.json"] for path in some]
+        for kind, rows in (("cc3m", beside), ("labels", told)):
+            path = web_tars.tar(
+                tmp_path / kind / f"{number:05d}.tar", [{each.name: each.read_bytes() for each in row} for row in rows]
+            )
+            s3.upload(path, f"{s3_bucket}/{kind}-tars/{path.name}")
+        (tmp_path / "facts").write_text("{}")
+        s3.upload(tmp_path / "facts", f"{s3_bucket}/cc3m-tars/{number:05d}_stats.json")
+        s3.upload(tmp_path / "facts", f"{s3_bucket}/cc3m-tars/{number:05d}.parquet")
+    raw = raw_of(f"{s3_bucket}/run", pictures=f"{s3_bucket}/cc3m-tars/*", boxes=f"{s3_bucket}/labels-tars/*.tar")
+    assert [entry.path for entry in raw.files] == [
+        "annotations/00000.tar", "annotations/00001.tar", "images/00000.tar", "images/00001.tar",
+    ]  # fmt: skip
+    assert len(canvases(InputFolder(raw), 3)) == 3
+    shards = shards_of(raw, tmp_path / "of_tars")
+    assert (shards.metadata["samples"], shards.metadata["quarantined"]) == (10, {})
+    assert [each["name"] for each in shards.metadata["shards"]] == ["00000-0000.tar", "00001-0000.tar"]
+    packed = ShardDataset(shards)
+    for index in range(10):
+        own, other = packed.sample(index), files.sample(index)
+        assert own["json"] == other["json"]
+        assert np.array_equal(own["latent"], other["latent"])
 
 
 def test_what_is_left_out_of_the_regions_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from atelier.data.raw_form import PICTURES, is_label, is_validation
 from atelier.data.rich_label import PREFIX
-from atelier.data.rich_source import RichSource, held_out
+from atelier.data.rich_labels import held_out
+from atelier.data.rich_source import RichSource
 from atelier.storage.atomic import os_errors
 from atelier.storage.digest import sha256_file
 from atelier.storage.manifest import FileEntry, Manifest, sorted_entries
