@@ -3,6 +3,7 @@
 import json
 import shutil
 import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,19 @@ def test_members_by_their_places(tmp_path: Path) -> None:
     (tmp_path / "cut.tar").write_bytes((tmp_path / "t.tar").read_bytes()[:520])
     with pytest.raises(DataError, match="not a readable shard"):
         TarMembers([tmp_path / "cut.tar"], "json", "give another")
+
+
+def test_of_millions_of_labels_only_the_places_are_kept(tmp_path: Path) -> None:
+    count = 4000
+    path = web_tars.tar(tmp_path / "a.tar", ({f"label_{n:09d}.json": b"%d" % n} for n in range(count)))
+    tracemalloc.start()
+    try:
+        members = TarMembers([path], "json", "give another")
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert kept / count < 250
+    assert [int(members.read(key, "json") or b"") for key in members] == list(range(count))
 
 
 def test_pictures_with_what_lies_beside_them(raw: Path) -> None:
