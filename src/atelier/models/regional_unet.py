@@ -47,7 +47,8 @@ def attach_regional(
         positive_len: width of a text state; the UNet's cross_attention_dim by default.
         hidden: hidden width of the position net.
         boxed: whether the position net reads boxes.
-        keep_small: whether small regions keep a cell on coarse levels (``Grounding``); upstream loses them.
+        keep_small: whether small regions get a cell on coarse levels where there is room (``Grounding``); upstream
+            loses them.
 
     Returns:
         the same UNet.
