@@ -389,6 +389,13 @@ def test_an_empty_prompt_is_what_a_dropped_caption_was(name: str, exported: Path
     stock.set_progress_bar_config(disable=True)
     plain = stock("", **size, generator=[torch.Generator().manual_seed(5)]).images
     assert np.allclose(drawn(""), plain, atol=1e-5), "without a layout it is its base"
+    # What the second encoder alone is told is told: the prompt's states as the stock pipeline has them.
+    states, _, summary, _ = stock.encode_prompt("", "a nine", do_classifier_free_guidance=False)
+    half = drawn(None, prompt_embeds=states, pooled_prompt_embeds=summary, **negative, **layout)
+    assert np.allclose(drawn("", prompt_2="a nine", **layout), half, atol=1e-5)
+    assert not np.allclose(half, empty, atol=1e-3)
+    assert np.allclose(drawn(["", "a seven"], prompt_2=["a nine", ""], **layout)[0], half[0], atol=1e-4)
+    assert np.allclose(drawn("", prompt_2=[" "], **layout), empty, atol=1e-5)
 
 
 def test_a_picture_does_not_depend_on_its_neighbours(exported: Path) -> None:
@@ -406,6 +413,25 @@ def test_a_picture_does_not_depend_on_its_neighbours(exported: Path) -> None:
     alone = drawn(["a two"], [[[0, 0, 1, 1]]], [["a two"]], [2])
     assert np.allclose(together[1], alone[0], atol=1e-4)
     assert together.shape == (2, 64, 96, 3), "not a square"
+    # One without boxes is the base model's alone, one with them has its own, whichever comes first.
+    boxed = drawn(["a seven"], [OVERLAPPING], [list(PHRASES)], [1])
+    for words in ("a two", ""):
+        plain = drawn([words], [None], [None], [2])
+        mixed = drawn(["a seven", words], [OVERLAPPING, None], [list(PHRASES), None], [1, 2])
+        assert np.allclose(mixed, np.concatenate((boxed, plain)), atol=1e-4)
+        swapped = drawn([words, "a seven"], [[], OVERLAPPING], [[], list(PHRASES)], [2, 1])
+        assert np.allclose(swapped, np.concatenate((plain, boxed)), atol=1e-4)
+    copies = pipeline(
+        ["a seven", "a two"], height=64, width=96, num_inference_steps=2, guidance_scale=1.0, output_type="np",
+        generator=[torch.Generator().manual_seed(seed) for seed in (1, 1, 2, 2)], num_images_per_prompt=2,
+        boxes=[OVERLAPPING, None], labels=[list(PHRASES), None],
+    ).images  # fmt: skip
+    bare = pipeline(
+        "a two", height=64, width=96, num_inference_steps=2, guidance_scale=1.0, output_type="np",
+        generator=torch.Generator().manual_seed(2),
+    ).images  # fmt: skip
+    assert all(np.allclose(copy, bare[0], atol=1e-4) for copy in copies[2:])
+    assert not np.allclose(copies[0], copies[2], atol=1e-2)
 
 
 def test_the_published_size_draws_described_objects_that_overlap() -> None:

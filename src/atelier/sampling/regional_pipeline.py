@@ -66,7 +66,7 @@ class RegionalMixin(LayoutMixin):
         """As the stock pipeline, with a layout.
 
         Args:
-            boxes: xyxy, one list for every prompt, or a list a prompt. None: the base model alone.
+            boxes: xyxy, one list for every prompt, or a list a prompt. None, or a prompt's None: the base model alone.
             labels: a description a box; the prompt beside them may be empty, which is then no prompt at all.
             box_unit: "share" of the picture, within 0 to 1, or "px" of the picture that is drawn, as upstream's.
             scheduled_sampling_beta: the share of the steps, from the first, that see the layout.
@@ -96,11 +96,15 @@ class RegionalMixin(LayoutMixin):
             own = self._region_layouts(layouts, cells, iou_weight, parity)
             rows = [each for each in own for _ in range(copies)]
             made = self._tokens([None] * len(rows) + rows if guided else rows, cells)
+            if None in own:
+                told = torch.tensor([each is not None for each in rows], device=made.cells.device)
+                made = made._replace(grounded=told.repeat(2 if guided else 1))
             return (made._replace(keep_small=False) if parity else made), None
 
         if not any(each.boxes for each in layouts):
             return self._layout_call(arguments, None, scheduled_sampling_beta)
-        return self._layout_call(arguments, ground, scheduled_sampling_beta, _as_dropped=not parity)
+        dropped = tuple(bool(each.boxes) and not parity for each in layouts)
+        return self._layout_call(arguments, ground, scheduled_sampling_beta, _as_dropped=dropped)
 
     def layout_arguments(
         self,
