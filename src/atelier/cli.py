@@ -110,7 +110,11 @@ def _parser() -> argparse.ArgumentParser:
     layers.add_argument("source", type=Path, help="a released folder, a .pth or .safetensors of layers, or a model's")
     layers.add_argument("target", type=Path, help="a folder (with --base), or a .pth or .safetensors of the layers")
     layers.add_argument("--base", type=Path, metavar="FOLDER", help="the diffusers folder that they were trained on")
-    layers.add_argument("--own-rules", action="store_true", help="regions are cut by our rules, not by upstream's")
+    rules = layers.add_mutually_exclusive_group()
+    rules.add_argument(
+        "--own-rules", action="store_true", help="regions are cut by our rules, whatever the source states"
+    )
+    rules.add_argument("--upstream-rules", action="store_true", help="by upstream's: so too where nothing is stated")
 
     from atelier.evaluation import regional_command as regional
     from atelier.evaluation import text_command as judged
@@ -325,15 +329,14 @@ def _convert_crossflow(arguments: argparse.Namespace) -> int:
 
 def _convert_regional(arguments: argparse.Namespace) -> int:
     from atelier.convert.regional_folder import to_folder, to_layers
-    from atelier.models.regional.rules import RegionRules
 
+    parity = arguments.upstream_rules if arguments.own_rules or arguments.upstream_rules else None
     if arguments.target.suffix in (".pth", ".safetensors"):
-        print("\n".join(to_layers(arguments.source, arguments.target)))
+        print("\n".join(to_layers(arguments.source, arguments.target, parity)))
         return 0
     if arguments.base is None:
         raise ConfigError("layers alone draw nothing", "give --base FOLDER, the model that they were trained on")
-    rules = RegionRules(parity=not arguments.own_rules)
-    print("\n".join(to_folder(arguments.source, arguments.target, arguments.base, rules)))
+    print("\n".join(to_folder(arguments.source, arguments.target, arguments.base, parity)))
     return 0
 
 

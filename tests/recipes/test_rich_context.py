@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from atelier.cli import main
-from atelier.convert.regional_folder import unpack
+from atelier.convert.regional_folder import to_folder, unpack
 from atelier.data.raw_example import RawExample
 from atelier.errors import ConfigError, DataError
 from atelier.models.grounded_unet import adapter_parameters, is_adapter_key
 from atelier.models.regional.reading import read_regions
 from atelier.models.regional.regions import map_regions
+from atelier.models.regional.rules import ADAPTER, RegionRules, read_rules
+from atelier.models.regional_unet import attach_regional
 from atelier.recipes.registry import get, predecessor_of, profiles
 from atelier.recipes.rich_context_objective import TEXTS
 from atelier.recipes.sd_text import SDText
@@ -341,9 +343,10 @@ def test_a_folder_remembers_by_which_rules_it_was_trained(
     assert not np.array_equal(by_upstream, draw(ours, **layout))
     assert np.array_equal(draw(ours, **layout), draw(open_pipeline(upstreams), **layout, parity=False))
 
-    # Layers from elsewhere, and back: by upstream's rules unless one says otherwise.
+    # Layers that state no rules, as released ones, and back: by upstream's unless one says otherwise.
     layers = str(tmp_path / "layers.pth")
     assert main(["convert-regional", str(exported), layers]) == 0
+    assert "regions by our rules, which a .pth does not state" in capsys.readouterr().out
     assert main(["convert-regional", layers, str(tmp_path / "a"), "--base", str(base)]) == 0
     assert "regions by upstream's rules" in capsys.readouterr().out
     assert main(["convert-regional", layers, str(tmp_path / "b"), "--base", str(base), "--own-rules"]) == 0
@@ -355,6 +358,56 @@ def test_a_folder_remembers_by_which_rules_it_was_trained(
     assert main(["convert-regional", layers, str(tmp_path / "c"), "--base", str(base)]) == 2
     assert "holds LoRA weights" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
+
+
+def test_rules_that_a_source_states_go_along(
+    name: str, exported: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a folder, and from a file of layers; a flag changes which rules, never the weight."""
+    adapter = load_file(exported / ADAPTER)
+    for rules in (RegionRules(False, 0.25), RegionRules(True, 2.0)):
+        folder, layers = tmp_path / f"{rules.parity}", tmp_path / f"{rules.parity}.safetensors"
+        folder.mkdir()
+        get(name, "laptop", {"parity": rules.parity, "iou_weight": rules.iou_weight}).export(base, adapter, folder)
+        assert main(["convert-regional", str(folder), str(layers)]) == 0
+        assert read_rules(layers) == rules
+        for number, source in enumerate((folder, layers)):
+            for flag, parity in (("", rules.parity), ("--own-rules", False), ("--upstream-rules", True)):
+                target = tmp_path / f"{rules.parity}{number}{flag}"
+                given = ["convert-regional", str(source), str(target), "--base", str(base), *([flag] if flag else [])]
+                assert main(given) == 0
+                assert open_pipeline(target).rules == RegionRules(parity, rules.iou_weight)
+        other = tmp_path / f"other-{rules.parity}.safetensors"
+        flag = "--own-rules" if rules.parity else "--upstream-rules"
+        assert main(["convert-regional", str(layers), str(other), flag]) == 0
+        assert read_rules(other) == RegionRules(not rules.parity, rules.iou_weight)
+    assert "regions by our rules, iou_weight 0.25" in capsys.readouterr().out
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    unpack(folder, taken, json.loads((base / "unet" / "config.json").read_text()))
+    assert read_rules(taken / ADAPTER) == RegionRules(True, 2.0)
+    save_file(adapter, tmp_path / "silent.safetensors")
+    assert read_rules(tmp_path / "silent.safetensors") is None
+    assert main(["convert-regional", str(tmp_path / "silent.safetensors"), str(tmp_path / "made.safetensors")]) == 0
+    assert read_rules(tmp_path / "made.safetensors") == RegionRules(True)
+
+
+def test_layers_that_nothing_draws_with_are_refused_by_name(exported: Path, base: Path, tmp_path: Path) -> None:
+    unet = attach_regional(UNet2DConditionModel.from_pretrained(base / "unet"), "instdiff")
+    layers = tmp_path / "layers.safetensors"
+    save_file({name: parameter.detach() for name, parameter in adapter_parameters(unet).items()}, layers)
+    with pytest.raises(ConfigError, match="InstanceDiffusion's self-attention"):
+        to_folder(layers, tmp_path / "made", base)
+    assert not (tmp_path / "made").exists()
+    folder = tmp_path / "folder"
+    shutil.copytree(exported, folder)
+    shutil.copy(layers, folder / ADAPTER)
+    with pytest.raises(ConfigError, match="InstanceDiffusion's self-attention"):
+        open_pipeline(folder)
+    pipeline = open_pipeline(exported)
+    pipeline.register_modules(unet=unet)
+    with pytest.raises(ConfigError, match="InstanceDiffusion's self-attention"):
+        draw(pipeline, boxes=OVERLAPPING, labels=list(PHRASES))
 
 
 def test_an_empty_prompt_is_what_a_dropped_caption_was(name: str, exported: Path) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from atelier.data.batch_reader import column
@@ -16,9 +15,9 @@ from atelier.models.grounded_unet import adapter_parameters, blocks, freeze_base
 from atelier.models.regional.batches import RegionLayout, collate
 from atelier.models.regional.reading import read_regions
 from atelier.models.regional.regions import RegionMap, map_regions, unions
-from atelier.models.regional.rules import RegionRules, read_rules
+from atelier.models.regional.rules import ADAPTER, RegionRules
 from atelier.models.regional.tokens import NO_BOX, RegionTokens
-from atelier.models.regional_unet import ADAPTER, adopt_regional, attach_regional
+from atelier.models.regional_unet import attach_regional
 from atelier.recipes.denoising import compute_dtype, load_scheduler
 from atelier.recipes.grounded_objective import GroundedObjective
 from atelier.recipes.grounding import base_sizes, pad_boxes
@@ -27,7 +26,7 @@ from atelier.recipes.rich_context import Config, Recipe
 from atelier.recipes.sd_text import SDText
 from atelier.recipes.sdxl_text import SDXLText
 from atelier.sampling.region_text import region_reader, region_states
-from atelier.sampling.regional_pipeline import RegionalMixin
+from atelier.sampling.regional_pipeline import RegionalMixin, adopt_drawn
 from atelier.sampling.regional_sd import StableDiffusionRegionalPipeline
 from atelier.sampling.regional_sdxl import StableDiffusionXLRegionalPipeline
 from atelier.training.protocol import Draws
@@ -45,8 +44,8 @@ def open_pipeline(
         rules: of ``unet``; an exported folder names its own.
     """
     if unet is None:
-        unet, rules = UNet2DConditionModel.from_pretrained(base / "unet").eval(), read_rules(base / ADAPTER)
-        adopt_regional(unet, load_file(base / ADAPTER), keep_small=not rules.parity)
+        unet = UNet2DConditionModel.from_pretrained(base / "unet").eval()
+        rules = adopt_drawn(unet, base / ADAPTER)
     text = TEXTS[family].load(base)
     parts: dict[str, Any] = {
         "vae": AutoencoderKL.from_pretrained(base / "vae").eval().requires_grad_(False),
@@ -166,7 +165,8 @@ class Objective(GroundedObjective):
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Shard samples to a batch: latents [B, 4, h, w], prompt [B, T, D], SDXL's pooled [B, P], boxes [B, N, 4] and
-        masks [B, N] for the loss's weights, and ``RegionTextNet``'s arguments; floats are float32."""
+        masks [B, N] for the loss's weights, and ``RegionTextNet``'s arguments. Floats are float32 but for the regions'
+        text, which stays float16 as it is stored: the step casts it where it runs, half as much is sent there."""
 
         def stack(name: str) -> Tensor:
             return torch.from_numpy(column(samples, name).astype(np.float32))

@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor
 
 from atelier.errors import ConfigError
 from atelier.models.grounded_unet import blocks
 from atelier.models.regional.batches import RegionLayout, collate, layout
-from atelier.models.regional.fusers import RegionalCrossAndSelfAttention
+from atelier.models.regional.fusers import InstDiffSelfAttention, RegionalCrossAndSelfAttention
 from atelier.models.regional.grounding import Grounding
 from atelier.models.regional.position_net import RegionTextNet
 from atelier.models.regional.reading import Reader, read_regions
-from atelier.models.regional.rules import RegionRules, read_rules
-from atelier.models.regional_unet import ADAPTER, adopt_regional
+from atelier.models.regional.rules import ADAPTER, RegionRules, read_rules
+from atelier.models.regional_unet import adopt_regional, kind_of, require_drawn
 from atelier.sampling.layout_input import Boxes, PromptLayout, read_layouts
 from atelier.sampling.layout_pipeline import LayoutMixin, prompt_count
 from atelier.sampling.region_text import region_reader
@@ -39,14 +40,13 @@ class RegionalMixin(LayoutMixin):
         """As diffusers'; with the folder's adapter on the UNet.
 
         Raises:
-            ConfigError: the folder has no adapter, or one that does not fit its UNet.
+            ConfigError: the folder has no adapter, or one that does not fit its UNet, or that nothing draws with.
         """
         place = Path(folder) / ADAPTER
         if not place.is_file():
             raise ConfigError(f"{folder} has no {ADAPTER}", "give the folder of an exported Rich-context model")
         pipeline = super().from_pretrained(folder, **kwargs)  # type: ignore[misc]
-        pipeline.rules = read_rules(place)
-        adopt_regional(pipeline.unet, load_file(place), keep_small=not pipeline.rules.parity)
+        pipeline.rules = adopt_drawn(pipeline.unet, place)
         return pipeline
 
     @torch.no_grad()
@@ -137,7 +137,10 @@ class RegionalMixin(LayoutMixin):
         self: Any, layouts: Sequence[PromptLayout], cells: tuple[int, int], iou_weight: float, parity: bool
     ) -> list[RegionLayout | None]:
         """Each prompt's regions and their tokens; None where it has no boxes."""
-        unions = any(isinstance(block.fuser, RegionalCrossAndSelfAttention) for _, block in blocks(self.unet))
+        fusers = [block.fuser for _, block in blocks(self.unet)]
+        if any(isinstance(fuser, InstDiffSelfAttention) for fuser in fusers):
+            require_drawn("instdiff")
+        unions = any(isinstance(fuser, RegionalCrossAndSelfAttention) for fuser in fusers)
         given = [(each.boxes, each.phrases) for each in layouts if each.boxes]
         read = iter(read_regions(given, *cells, self._reader(), iou_weight=iou_weight, legacy=parity))
         return [layout(*next(read), with_unions=unions) if each.boxes else None for each in layouts]
@@ -152,6 +155,21 @@ class RegionalMixin(LayoutMixin):
         given = {name: torch.from_numpy(array).to(weight.device) for name, array in batch.items()}
         made: Grounding = net(**given)
         return made
+
+
+def adopt_drawn(unet: UNet2DConditionModel, adapter: Path) -> RegionRules:
+    """Gives a UNet a file's layers to draw with.
+
+    Returns:
+        the rules that they were trained by; ours where the file states none.
+
+    Raises:
+        ConfigError: these are no regional layers, or they do not fit the UNet, or nothing draws with them.
+    """
+    state, rules = load_file(adapter), read_rules(adapter) or RegionRules()
+    require_drawn(kind_of(state))
+    adopt_regional(unet, state, keep_small=not rules.parity)
+    return rules
 
 
 def _shares(boxes: Any, height: int, width: int) -> Any:
