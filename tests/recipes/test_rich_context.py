@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from atelier.recipes.sd_text import SDText
 from atelier.recipes.sdxl_text import SDXLText
 from atelier.sampling.folder import open_pipeline
 from atelier.sampling.layout_input import PromptLayout, box_fault
-from atelier.sampling.region_text import region_reader
+from atelier.sampling.region_text import region_reader, region_states
+from atelier.sampling.regional_pipeline import _shares
 from atelier.storage.folder import OutputFolder
 from atelier.storage.inputs import InputFolder
 from atelier.training.protocol import Draws
@@ -498,10 +500,66 @@ def test_the_published_size_draws_described_objects_that_overlap() -> None:
         assert min(len(phrase.split()) for phrase in layout.phrases) >= 8
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        list,
+        torch.tensor,
+        np.array,
+        lambda boxes: [np.array(box, np.float32) for box in boxes],
+        lambda boxes: [[np.float32(value) for value in box] for box in boxes],
+        lambda boxes: [list(torch.tensor(box)) for box in boxes],
+    ],
+)
+def test_boxes_in_pixels_in_every_form(form: Callable[[list[list[float]]], Any]) -> None:
+    pixels = [[6.0, 16.0, 48.0, 32.0], [24.0, 8.0, 96.0, 64.0]]
+    shares = [[0.0625, 0.25, 0.5, 0.5], [0.25, 0.125, 1.0, 1.0]]
+    assert _shares(form(pixels), 64, 96) == shares
+    assert _shares([form(pixels), None, [], form(pixels)[:1]], 64, 96) == [shares, None, [], shares[:1]]
+    assert _shares(None, 64, 96) is None
+    assert _shares(np.zeros((0, 4)), 64, 96) == []
+
+
+def test_a_list_of_no_boxes_in_pixels(exported: Path) -> None:
+    pipeline = open_pipeline(exported)
+    layout = {"boxes": [[]], "labels": [[]], "box_unit": "px"}
+    assert np.array_equal(draw(pipeline, **layout), draw(pipeline))
+
+
+def test_many_texts_are_encoded_in_parts(name: str, base: Path) -> None:
+    """What each encoder has before it at once, counted as it is called; every state is that of the text alone."""
+    text = text_of(name, base)
+    texts = [f"a {'big' if n % 2 else 'tiny'} seven " + "three " * (n // 2 % 7) + f"{n}" for n in range(150)]
+    rows: list[int] = []
+    made: list[int] = []
+
+    def array(states: torch.Tensor) -> np.ndarray:
+        made.append(len(states))
+        return states.numpy().astype(np.float16)
+
+    for encoder in text.encoders:
+        encoder.register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
+    ids, states = region_states(text.tokenizers, text.encoders, texts, array)
+    assert max(rows) <= 64
+    assert sum(rows) == 150 * len(text.encoders)
+    assert made == [64, 64, 22], "moved part by part"
+    assert (states.dtype, ids.dtype) == (np.float16, np.int64)
+    for row in (0, 63, 64, 149):
+        alone = region_states(text.tokenizers, text.encoders, [texts[row]])
+        assert np.array_equal(ids[row], alone.ids[0])
+        np.testing.assert_allclose(states[row], alone.states[0], atol=2e-3)
+    assert not np.allclose(states[63], states[64], atol=1e-2)
+
+
 def test_bad_layouts_are_named(exported: Path, base: Path) -> None:
     pipeline = open_pipeline(exported)
     for given, said in (
-        ({"boxes": OVERLAPPING, "labels": ["a seven"]}, "2 boxes and 1 phrases"),
+        ({"boxes": OVERLAPPING, "labels": ["a seven"]}, "2 boxes and 1 labels"),
+        ({"boxes": OVERLAPPING, "labels": "a seven"}, "labels is the string 'a seven'"),
+        ({"boxes": OVERLAPPING * 20, "labels": list(PHRASES) * 20}, "or raise max_objs"),
+        ({"boxes": [[10, 10, 40]], "labels": ["a seven"], "box_unit": "px"}, "has 3 numbers, not 4"),
+        ({"boxes": [[10, 10, "x", 40]], "labels": ["a seven"], "box_unit": "px"}, "is not four numbers"),
+        ({"boxes": [[10, 10, 80, 40]], "labels": ["a seven"], "box_unit": "px"}, "not within 0 to 1"),
         ({"boxes": [[10, 10, 40, 40]], "labels": ["a seven"]}, "not within 0 to 1"),
         ({"boxes": OVERLAPPING, "labels": list(PHRASES), "box_unit": "cm"}, "box_unit is 'cm'"),
         ({"boxes": OVERLAPPING * 20, "labels": list(PHRASES) * 20}, "40 boxes, more than the 30"),

@@ -121,8 +121,7 @@ class Objective(GroundedObjective):
     def __init__(self, recipe: Recipe, base: Path) -> None:
         super().__init__(recipe, base)
         text = TEXTS[self.config.family].load(base)
-        _, states = region_states(text.tokenizers, text.encoders, [""])
-        self._no_words = half(states[0])
+        self._no_words = region_states(text.tokenizers, text.encoders, [""], half).states[0]
         self._dropped = self._without_caption(text)
 
     def _without_caption(self, text: SDXLText | SDText) -> dict[str, Tensor]:

@@ -1,10 +1,13 @@
 """What Rich-context's regional layers (arXiv 2409.04847) add to a diffusers pipeline, whatever the base model."""
 
 import inspect
+import itertools
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
@@ -19,9 +22,12 @@ from atelier.models.regional.position_net import RegionTextNet
 from atelier.models.regional.reading import Reader, read_regions
 from atelier.models.regional.rules import ADAPTER, RegionRules, read_rules
 from atelier.models.regional_unet import adopt_regional, kind_of, require_drawn
-from atelier.sampling.layout_input import Boxes, PromptLayout, read_layouts
+from atelier.sampling.layout_input import Boxes, Names, PromptLayout, read_layouts
 from atelier.sampling.layout_pipeline import LayoutMixin, prompt_count
 from atelier.sampling.region_text import region_reader
+
+_NAMES = Names(phrase="label", phrases="labels", room="leave some out, or raise max_objs")
+"""What a caller calls his descriptions here."""
 
 
 class RegionalMixin(LayoutMixin):
@@ -88,7 +94,7 @@ class RegionalMixin(LayoutMixin):
             boxes = _shares(boxes, height, width)
         parity = self.rules.parity if parity is None else parity
         iou_weight = self.rules.iou_weight if attention_weight_scale is None else attention_weight_scale
-        layouts = read_layouts(boxes, labels, None, prompt_count(arguments), max_objs)
+        layouts = read_layouts(boxes, labels, None, prompt_count(arguments), max_objs, _NAMES)
         cells = (height // self.vae_scale_factor, width // self.vae_scale_factor)
         copies = arguments.get("num_images_per_prompt") or 1
 
@@ -173,9 +179,15 @@ def adopt_drawn(unet: UNet2DConditionModel, adapter: Path) -> RegionRules:
 
 
 def _shares(boxes: Any, height: int, width: int) -> Any:
-    """Boxes in pixels, however nested, as shares of the picture."""
-    if boxes is None:
-        return None
-    if isinstance(boxes, Sequence) and boxes and not isinstance(boxes[0], int | float):
+    """Boxes in pixels, however nested, as shares of the picture; what is no box stays as it is, to be named later."""
+    if boxes is None or isinstance(boxes, str | Real):
+        return boxes
+    if not len(boxes):
+        return []
+    if isinstance(boxes, Tensor | np.ndarray):
+        boxes = boxes.tolist()
+    if not all(
+        isinstance(value, Real) or (isinstance(value, Tensor | np.ndarray) and not value.ndim) for value in boxes
+    ):
         return [_shares(each, height, width) for each in boxes]
-    return (torch.as_tensor(boxes, dtype=torch.float64) / torch.tensor([width, height, width, height])).tolist()
+    return [float(value) / side for value, side in zip(boxes, itertools.cycle((width, height)), strict=False)]
