@@ -156,6 +156,34 @@ def test_a_batch_holds_every_token_that_a_dense_one_would(name: str, base: Path,
     assert (regions["region"][2] == 0).sum() == tokenizer.model_max_length, "the background's states of no words"
 
 
+@pytest.mark.parametrize(
+    ("phrases", "parity", "wordless"),
+    [(("...", "; ;"), False, [0, 1, 2, 3]), ((";", "; ;"), True, [0, 1, 2])],  # upstream's overlap is a separator
+)
+def test_descriptions_of_signs_alone_are_stored_as_no_words(
+    name: str, base: Path, phrases: tuple[str, str], parity: bool, wordless: list[int]
+) -> None:
+    """What is made again of the sample is what the sampler reads of the same layout."""
+    recipe, silent = get(name, "laptop", {"parity": parity}), example(7, OVERLAPPING, phrases)
+    made = recipe.encoder(base).encode(np.zeros((1, 64, 64, 3), np.uint8), [silent])[0]
+    assert made["wordless"].tolist() == wordless
+    assert made["wordless"].dtype == np.int16
+    regions = recipe.objective(base).collate([made | {"json": {"boxes": OVERLAPPING}}])["regions"]
+    text = text_of(name, base)
+    reader = region_reader(text.tokenizers, text.encoders)
+    ((_, wanted),) = read_regions([(silent.boxes, phrases)], 16, 16, reader, legacy=parity)
+    for number in range(4):
+        given, read = regions["region"][0] == number, wanted.region == number
+        expected = torch.from_numpy(wanted.text[read])
+        torch.testing.assert_close(regions["text"][0][given].float(), expected, atol=1e-2, rtol=1e-2)
+
+
+def test_a_description_beside_signs_alone(name: str, base: Path) -> None:
+    mixed = example(8, OVERLAPPING, ("...", "a cat"))
+    made = get(name, "laptop").encoder(base).encode(np.zeros((1, 64, 64, 3), np.uint8), [mixed])[0]
+    assert made["wordless"].tolist() == [0, 2], "the first box alone"
+
+
 def test_objects_that_the_text_encoder_would_cut_off_are_kept(name: str, base: Path) -> None:
     """Four boxes around one spot, 3 + 3 + 3 + 3 words and three separators, of which the twin's encoder reads 14."""
     boxes = [[0.0, 0.0, 1.0 - 0.2 * n, 1.0 - 0.2 * n] for n in range(4)]

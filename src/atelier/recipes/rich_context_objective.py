@@ -16,6 +16,7 @@ from atelier.models.regional.batches import RegionLayout, collate
 from atelier.models.regional.reading import read_regions
 from atelier.models.regional.regions import RegionMap, map_regions, unions
 from atelier.models.regional.rules import ADAPTER, RegionRules
+from atelier.models.regional.texts import region_texts
 from atelier.models.regional.tokens import NO_BOX, RegionTokens
 from atelier.models.regional_unet import attach_regional
 from atelier.recipes.denoising import compute_dtype, load_scheduler
@@ -96,18 +97,27 @@ class Encoder:
             legacy=self.config.parity,
         )
         return [
-            {"latent": latents[row], **{name: states[row] for name, states in told.items()}, **_stored(*own)}
+            {
+                "latent": latents[row],
+                **{name: states[row] for name, states in told.items()},
+                **_stored(*own, region_texts(own[0].regions, examples[row].phrases, legacy=self.config.parity)),
+            }
             for row, own in enumerate(regions)
         ]
 
 
-def _stored(found: RegionMap, tokens: RegionTokens) -> dict[str, np.ndarray]:
-    """A picture's regions without the states of no words."""
-    wordless = np.unique(tokens.region[(tokens.boxes == NO_BOX).all(axis=1)])
+def _stored(found: RegionMap, tokens: RegionTokens, texts: list[str]) -> dict[str, np.ndarray]:
+    """A picture's regions without the states of no words.
+
+    Args:
+        texts: of the regions. By parity one may be a separator alone, whose states are not those of no words.
+    """
+    unowned = np.unique(tokens.region[(tokens.boxes == NO_BOX).all(axis=1)])
+    wordless = np.array([region for region in unowned if not texts[region].strip()], np.int16)
     spoken = ~np.isin(tokens.region, wordless)
     return {
         "cells": found.cells,
-        "wordless": wordless.astype(np.int16),
+        "wordless": wordless,
         "text": tokens.text[spoken],
         "text_boxes": tokens.boxes[spoken],
         "text_bias": tokens.bias[spoken],
