@@ -32,6 +32,16 @@ def test_a_missing_member_is_missing_again() -> None:
     assert [member is None for member in back] == [False, True, False, True]
 
 
+def test_a_member_that_has_not_learned_yet_is_there() -> None:
+    """B is zero at the start of a training; A is not."""
+    fresh = delta((8, 8), 2, 3.0, 1)
+    fresh = Delta(fresh.down, of_state({"up": torch.zeros(8, 2)})["up"], 3.0)
+    back = split(fuse([delta((8, 8), 2, 3.0), fresh, None, None], OUTS), OUTS, "it")
+    assert [member is None for member in back] == [False, False, True, True]
+    assert back[1] is not None
+    assert torch.equal(back[1].down.tensor(), fresh.down.tensor())
+
+
 def test_members_of_other_ranks_and_scales() -> None:
     members = [delta((8, 8), 2, 1.0), delta((8, 8), 4, 8.0, 1), delta((8, 8), 1, 4.0, 2), None]
     fused = fuse(members, OUTS)

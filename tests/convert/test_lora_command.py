@@ -15,13 +15,13 @@ from torch import Tensor
 from atelier.cli import main
 from atelier.convert.lora import Lora, folded
 from atelier.convert.lora_command import convert_lora
-from atelier.convert.lora_metadata import config_of, header_of
+from atelier.convert.lora_metadata import alphas_of, config_of, header_of
 from atelier.convert.lora_read import header_of_file, read_lora
 from atelier.convert.lora_write import diffusers_file, peft_state, write_file
 from atelier.errors import ConfigError, DataError
 from atelier.models.flux.lora import add_lora, lora_state
 from atelier.models.flux.velocity import velocity
-from tests.convert.lora_files import OUTER, same_change, whole_lora
+from tests.convert.lora_files import OUTER, delta, same_change, whole_lora
 from tests.models.flux.tiny import CONFIG, inputs, tiny_flux
 
 
@@ -110,6 +110,27 @@ def test_what_peft_saves_is_read(tmp_path: Path) -> None:
     torch.testing.assert_close(_answer(_changed(found.lora)), _answer(model.base_model.model), atol=1e-5, rtol=1e-5)
 
 
+def test_peft_on_bfls_own_model_tells_its_alpha_beside(tmp_path: Path) -> None:
+    layer = "base_model.model.double_blocks.0.img_attn.qkv"
+    tensors = {f"{layer}.lora_A.weight": torch.randn(5, 32), f"{layer}.lora_B.weight": torch.randn(96, 5)}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 5, "lora_alpha": 10, "target_modules": ["qkv"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    found = read_lora(tmp_path)
+    assert found.form == "bfl"
+    assert {delta.scale for delta in found.lora.values()} == {2.0}
+    assert list(found.lora) == [f"transformer_blocks.0.attn.to_{end}" for end in "kqv"]
+
+
+def test_an_alpha_that_is_none_is_an_error(tmp_path: Path) -> None:
+    convert_lora(_written(tmp_path, whole_lora()), tmp_path / "kohya.safetensors", "kohya")
+    tensors = load_file(tmp_path / "kohya.safetensors")
+    tensors["lora_unet_img_in.alpha"] = torch.tensor(float("nan"))
+    save_file(tensors, tmp_path / "odd.safetensors")
+    with pytest.raises(DataError, match="img_in has alpha nan"):
+        read_lora(tmp_path / "odd.safetensors")
+
+
 def test_what_diffusers_saves_is_read(tmp_path: Path) -> None:
     model = tiny_flux()
     add_lora(model, "diffusers", 4, 6.0)
@@ -157,6 +178,16 @@ def test_ai_toolkits_header_is_kept(tmp_path: Path) -> None:
     again = header_of_file(tmp_path / "again.safetensors")
     assert json.loads(again["training_info"])["step"] == 250
     assert "sshs_hash" not in again  # it was of other bytes
+
+
+def test_the_last_layers_alpha_and_rank_are_its_own() -> None:
+    """``proj_out`` is also the end of every single block's name, which peft's patterns would match."""
+    names = {"proj_out": (2, 1.0), "single_transformer_blocks.0.proj_out": (4, 8.0), "x_embedder": (4, 8.0)}
+    lora = {name: delta((8, 8), *settings) for name, settings in names.items()}
+    config = config_of(lora)
+    assert config["rank_pattern"]
+    found = alphas_of(config, {name: change.rank for name, change in lora.items()}, "it")
+    assert found == {name: alpha for name, (_, alpha) in names.items()}
 
 
 def test_the_header_is_diffusers_and_the_same_each_time() -> None:

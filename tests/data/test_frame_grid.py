@@ -40,12 +40,12 @@ def test_cells_are_whole_tokens() -> None:
 
 
 def test_rows_fade_between_their_keys() -> None:
-    keys = np.zeros((2, 16, 16, 3), np.uint8)
-    keys[0], keys[1] = 100, 201
-    cells = FrameGrid(2, 2).unpack(FrameGrid(2, 2).between_rows(keys))
-    assert [int(cell[0, 0, 0]) for cell in cells] == [100, 150, 201, 150]
-    with pytest.raises(ConfigError, match="takes 3 key frames"):
-        FrameGrid(3, 2).between_rows(keys)
+    keys = np.zeros((3, 16, 16, 3), np.uint8)
+    keys[0], keys[1], keys[2] = 100, 201, 0
+    cells = FrameGrid(3, 2).unpack(FrameGrid(3, 2).between_rows(keys))
+    assert [int(cell[0, 0, 0]) for cell in cells] == [100, 150, 201, 100, 0, 50]
+    with pytest.raises(ConfigError, match="takes 2 key frames"):
+        FrameGrid(2, 2).between_rows(keys)
 
 
 def test_the_first_cell_everywhere() -> None:

@@ -55,6 +55,14 @@ def test_levels_have_the_schemes_distribution(scheme: str, mean: float, spread: 
     assert float(sigmas.max()) <= 1
 
 
+def test_a_large_draw_of_sigmoid_is_little_noise() -> None:
+    keys = [(0, index) for index in range(8)]
+    sigmas = flows.drawn_sigmas(Draws(1, keys), "sigmoid", flows.sigma_table())
+    torch.testing.assert_close(sigmas, torch.sigmoid(-Draws(1, keys).normal()))
+    table = flows.drawn_sigmas(Draws(1, keys), "logit_normal", flows.sigma_table())
+    torch.testing.assert_close(sigmas, table, atol=1.1e-3, rtol=0)
+
+
 def test_one_sigmoid_draw_is_like_one_of_ai_toolkits_table() -> None:
     table = flows.sigmoid_timesteps(torch.randn(100_000, generator=torch.Generator().manual_seed(0)))
     assert bool((table.diff() <= 0).all())

@@ -10,6 +10,8 @@ from atelier.errors import ConfigError
 from atelier.models.keys import listed
 
 DOWN, UP, ALPHA = "down", "up", "alpha"
+PEFT_PREFIX = "base_model.model."
+"""What ``PeftModel`` puts before its model's names: its alpha is in a file beside."""
 
 
 @dataclass(frozen=True)

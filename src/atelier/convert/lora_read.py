@@ -1,5 +1,6 @@
 """A LoRA file of any format, as changes of diffusers' layers: every key accounted for, or an error that lists them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from atelier.convert import lora_metadata
 from atelier.convert.lora import Delta, Lora, halves_swapped, split
-from atelier.convert.lora_forms import ALPHA, DOWN, UP, Key, detect, require_pairs
+from atelier.convert.lora_forms import ALPHA, DOWN, PEFT_PREFIX, UP, Key, detect, require_pairs
 from atelier.convert.lora_names import numbered
 from atelier.convert.weights import Weight, Weights, of_file
 from atelier.errors import ConfigError, DataError
@@ -49,16 +50,16 @@ def read_lora(source: Path, alpha: float | None = None) -> Found:
     config = lora_metadata.read_header(header, str(path))
     beside = path.with_name(ADAPTER_CONFIG)
     form, meanings = detect(weights, str(path))
-    if form in ("peft", "peft-state") and beside.is_file():
+    if beside.is_file() and (form == "peft-state" or any(key.startswith(PEFT_PREFIX) for key in meanings)):
         config = lora_metadata.read_config(beside)
     found = interpreted(weights, form, meanings, config, alpha, str(path))
-    if (
-        form == "diffusers"
-        and config is None
-        and ("ai-toolkit" in header.get("software", "") or "training_info" in header)
-    ):
-        return Found("aitoolkit", found.lora, header)
+    if form == "diffusers" and config is None and _by_aitoolkit(header):
+        return Found("aitoolkit", found.lora, header)  # whose alpha is the rank: nothing to note
     return Found(found.form, found.lora, header, found.notes)
+
+
+def _by_aitoolkit(header: Mapping[str, str]) -> bool:
+    return "ai-toolkit" in header.get("software", "") or "training_info" in header
 
 
 def file_of(source: Path) -> Path:
@@ -152,6 +153,9 @@ def _alphas(
 ) -> tuple[dict[str, float], list[str]]:
     """Every layer's alpha: of its own tensor, of the configuration, given, or (where a format means that) the rank."""
     own = {layer: float(factors[ALPHA].read()) for layer, factors in parts.items() if ALPHA in factors}
+    for layer, value in own.items():
+        if not 0 < value < math.inf:
+            raise DataError(f"{what}: {layer} has alpha {value}", "copy or download it again")
     if config is not None and not own:
         told = lora_metadata.alphas_of(config, ranks, what)
     elif given is not None and not own:

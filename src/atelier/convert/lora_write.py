@@ -9,6 +9,7 @@ import torch
 
 from atelier.convert import lora_metadata
 from atelier.convert.lora import Delta, Lora, folded, fuse, halves_swapped
+from atelier.convert.lora_forms import PEFT_PREFIX
 from atelier.convert.lora_names import Place, kohya_name, numbered, of_diffusers
 from atelier.convert.lora_read import ADAPTER, ADAPTER_CONFIG
 from atelier.convert.weights import Weight, Weights, of_state, save
@@ -97,6 +98,6 @@ def write_file(file: File, path: Path, dtype: torch.dtype | None) -> None:
 
 def write_peft_folder(lora: Lora, folder: Path, dtype: torch.dtype | None) -> None:
     """``adapter_model.safetensors`` and ``adapter_config.json`` into a folder that is there: ``PeftModel`` opens it."""
-    write_file(File(peft_state(lora, "base_model.model."), {}), folder / ADAPTER, dtype)
+    write_file(File(peft_state(lora, PEFT_PREFIX), {}), folder / ADAPTER, dtype)
     config = json.dumps(lora_metadata.config_of(lora), indent=2, sort_keys=True)
     (folder / ADAPTER_CONFIG).write_text(config + "\n")

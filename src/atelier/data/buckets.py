@@ -108,7 +108,7 @@ def _size(picture: tuple[int, int], area: int, divisor: int) -> tuple[int, int]:
     # Beside a side that is rounded down, the other in the picture's own shape: a thin picture is rather made smaller.
     sizes |= {(w, max(w * height // (width * divisor), 1) * divisor) for w in widths}
     sizes |= {(max(h * width // (height * divisor), 1) * divisor, h) for h in heights}
-    fit = [(w, h) for w, h in sizes if w * h <= area and w <= width and h <= height]
+    fit = [(w, h) for w, h in sizes if w * h <= area]
     if not fit:  # so long and thin that its short side is one divisor: the long one takes what is left
         long = min(area // divisor, max(picture)) // divisor * divisor
         fit = [(long, divisor) if width >= height else (divisor, long)]
