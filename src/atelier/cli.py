@@ -115,6 +115,13 @@ def _parser() -> argparse.ArgumentParser:
         "--own-rules", action="store_true", help="regions are cut by our rules, whatever the source states"
     )
     rules.add_argument("--upstream-rules", action="store_true", help="by upstream's: so too where nothing is stated")
+    lora = command("convert-lora", _convert_lora, "a FLUX LoRA from one file format to another (docs/convert.md)")
+    lora.add_argument("source", type=Path, help="a LoRA of any format, or its folder; which one is found out")
+    lora.add_argument("target", type=Path, help="what to write; must not exist")
+    lora.add_argument("--to", required=True, metavar="FORM", help="diffusers, peft, kohya or aitoolkit")
+    lora.add_argument("--base", type=Path, metavar="FOLDER", help="the FLUX model, to check layers and shapes against")
+    lora.add_argument("--dtype", default="", help="fp32, fp16 or bf16; default: as stored")
+    lora.add_argument("--alpha", type=float, metavar="NUMBER", help="of a bare peft state dict, which does not say it")
 
     from atelier.evaluation import regional_command as regional
     from atelier.evaluation import text_command as judged
@@ -337,6 +344,15 @@ def _convert_regional(arguments: argparse.Namespace) -> int:
     if arguments.base is None:
         raise ConfigError("layers alone draw nothing", "give --base FOLDER, the model that they were trained on")
     print("\n".join(to_folder(arguments.source, arguments.target, arguments.base, parity)))
+    return 0
+
+
+def _convert_lora(arguments: argparse.Namespace) -> int:
+    from atelier.convert.lora_command import convert_lora
+
+    given = vars(arguments)
+    names = ("source", "target", "to", "base", "dtype", "alpha")
+    print("\n".join(convert_lora(**{name: given[name] for name in names}).lines))
     return 0
 
 

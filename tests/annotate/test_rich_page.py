@@ -8,6 +8,7 @@ from PIL import Image
 from atelier.annotate.rich_page import Labelled, page, tinted
 from atelier.annotate.rich_statistics import statistics
 from atelier.data.rich_label import make_label, make_object
+from atelier.evaluation.figures import histogram
 
 
 def labelled() -> Labelled:
@@ -29,13 +30,15 @@ def test_the_page() -> None:
     assert '<td>outlined</td><td class="number">1,234</td>' in text
     charts = re.findall(r"<figure.*?</figure>", text, re.S)
     assert [re.search(r"<figcaption>(.*?) <", chart)[1] for chart in charts] == [  # type: ignore[index]
-        "Words of a description", "Objects of a picture", "How hard they are to read: Gunning fog index",
+        "Words of a description", "Objects of a picture", "Gunning fog of a picture",
     ]  # fmt: skip
     words, objects, fog = charts
     assert re.findall(r"<title>(.*?)</title>", words) == ["3 to 6: 2", "90 to 93: 1"]  # 86 bins are too many bars
     assert re.findall(r"<title>(.*?)</title>", objects) == ["0: 1", "2: 3"]
     assert re.findall(r"<title>(.*?)</title>", fog) == ["1.5 to 2: 4"]
     assert "mean 1.5" in objects
+    many = histogram("x", [(0, 15_000), (1, 2_000_000)], 1.0, "y")
+    assert {">500k<", ">1.5M<", ">2M<"} <= set(re.findall(r">[\d.kM]+<", many))
     # Boxes as shares of 100 × 66.67.
     assert 'x="50.00" y="16.67" width="25.00" height="16.67" class="box"' in text
 

@@ -31,6 +31,7 @@ from atelier.sampling.region_text import region_reader, region_states
 from atelier.sampling.regional_pipeline import _shares
 from atelier.storage.folder import OutputFolder
 from atelier.storage.inputs import InputFolder
+from atelier.training.engine import to_device
 from atelier.training.protocol import Draws
 from tests.recipes.twin import write_twin
 
@@ -286,6 +287,21 @@ def test_parity_makes_other_features(name: str, base: Path, samples: list[dict[s
     assert upstreams[1]["wordless"].tolist() == [0]
     own, parity = (get(name, "laptop", {"parity": each}).encoding for each in (False, True))
     assert own != parity
+
+
+def test_the_whole_batch_goes_to_the_models_device_and_nothing_comes_back(
+    name: str, base: Path, samples: list[dict[str, Any]]
+) -> None:
+    """On the meta device, which like a GPU computes with no tensor of the CPU, and tells no value to the host."""
+    objective = get(name, "laptop", {"inside_weight": 1.0}).objective(base)
+    device = torch.device("meta")
+    batch = to_device(objective.collate(samples), device)
+    held = [*batch.values(), *batch["regions"].values()]
+    assert all(value.device == device for value in held if isinstance(value, torch.Tensor))
+    unet = objective.build().to(device)
+    loss = objective.loss(unet, batch, Draws(0, [(0, i) for i in range(3)], device), 0.0)["loss"]
+    loss.backward()
+    assert loss.device == device
 
 
 def test_a_fresh_one_is_its_base_and_learns(name: str, base: Path, samples: list[dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from atelier.errors import ConfigError
 from atelier.evaluation.crop_score import CropScore
 from atelier.evaluation.crops import crop, pixels
-from atelier.steps import evaluate_layouts
+from atelier.steps import evaluate, evaluate_layouts
 from atelier.steps.runtime import StepContext, run_step
 from atelier.storage.inputs import InputFolder
 from atelier.storage.manifest import Manifest
@@ -84,6 +84,28 @@ def test_without_models_it_passes_on_and_says_so(drawn: dict[str, Any]) -> None:
         "crop_clip": "no CLIP was given", "crop_pick": "no PickScore was given", "sam_iou": "no SAM was given"
     }  # fmt: skip
     assert [entry.path for entry in found.files] == ["metrics.json"]
+
+
+def test_photographs_layouts_are_nothing_for_the_digit_judge_and_are_measured_here(
+    drawn: dict[str, Any], tmp_path: Path
+) -> None:
+    """What the published size samples names no classes: after weeks of training the run must not end there."""
+
+    def unlabelled(folder: Path) -> None:
+        samples(folder)
+        entries = json.loads((folder / "samples.json").read_text())
+        (folder / "samples.json").write_text(json.dumps([entry | {"labels": []} for entry in entries]))
+
+    place = {"recipe": "rich_context", "profile": "paper", "artifacts": drawn["artifacts"]}
+    photographs = made("photographs", drawn["artifacts"], unlabelled)
+    judged = evaluate.run(samples=photographs, judge=photographs, **place)
+    assert judged.metadata["skipped"] == {"layout_accuracy": "the layouts name no classes for the digit judge to read"}
+    assert (judged.metadata["metrics"], judged.metadata["passed"]) == ({}, True)
+    given = NOTHING | place | {"clip": str(tiny.clip(tmp_path / "clip")), "bars": '{"crop_clip": 99}'}
+    measured = evaluate_layouts.run(samples=photographs, evaluation=judged, **given)
+    assert measured.metadata["metrics"].keys() == {"crop_clip", "crop_clip_ungrounded"}
+    assert measured.metadata["passed"] is False
+    assert measured.metadata["skipped"].keys() == {"layout_accuracy", "crop_pick", "sam_iou"}
 
 
 def test_with_models(drawn: dict[str, Any], tmp_path: Path) -> None:

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from atelier.data.digits_rich import write_rich
+from atelier.data.raw_example import RawExample
+from atelier.data.rich_source import RichSource
 from atelier.data.shard_reader import ShardDataset
 from atelier.data.tar_members import TarMembers
 from atelier.errors import ConfigError, DataError
 from atelier.steps import annotate, annotators, download, label_report, preprocess, source
 from atelier.storage.folder import OutputFolder
+from atelier.storage.inputs import InputFolder
 from atelier.storage.manifest import Manifest
 from tests.annotate import tiny
 from tests.evaluation import boxed_models
@@ -121,3 +124,32 @@ def test_what_does_not_belong_here(tmp_path: Path) -> None:
         annotated(artifacts, empty, empty, prompt="a photo", recipe="gligen_coco")
     with pytest.raises(ConfigError, match="nothing is annotated for 'crossflow'"):
         annotated(artifacts, empty, empty, recipe="crossflow")
+
+
+def test_all_of_it_on_s3(tmp_path: Path, s3_bucket: str) -> None:
+    """Labels, page and training data with nothing but the models here."""
+    artifacts = f"{s3_bucket}/rich-{tmp_path.name}"
+    drawn = origin(artifacts, form="rich-context-images")
+    raw = download.run(source=drawn, artifacts=artifacts)
+    made = annotated(artifacts, raw, found(artifacts, **folders(tmp_path)))
+    assert made.metadata["samples"] == IMAGES
+    report = label_report.run(raw=raw, labels=made, title="Labels", artifacts=artifacts)
+    assert b'<div class="single">' in InputFolder(report).fetch("report.html").read_bytes()
+    rich = download.run(
+        source=origin(
+            artifacts,
+            recipe="rich_context",
+            pictures=f"{drawn.uri}/cc3m-images/00000/",
+            boxes=f"{made.uri}/*.tar",
+        ),
+        artifacts=artifacts,
+    )
+    source_of = RichSource(rich, tmp_path / "cache")
+    read = [one for unit in source_of.units for one in source_of.fetch(unit)()]
+    assert len(read) == IMAGES
+    assert all(isinstance(one, RawExample) for one in read)
+    assert sum(len(one.phrases) for one in read if isinstance(one, RawExample)) == made.metadata["boxes"]["kept"]
+    here = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert len(here) == 2 * IMAGES + 2  # pictures and what lies beside them, two tars
+    source_of.forget(source_of.units[0])
+    assert sum(path.exists() for path in here) == 2

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageColor
 
+from atelier.annotate.rich_statistics import WHOLE
 from atelier.data import rle
 from atelier.evaluation.figures import HUES, Picture, histogram, picture
 
@@ -15,9 +16,9 @@ from atelier.evaluation.figures import HUES, Picture, histogram, picture
 TITLES = {
     "words": ("Words of a description", "words"),
     "objects": ("Objects of a picture", "objects"),
-    "unique": ("Different words in a picture's descriptions", "words"),
-    "fog": ("How hard they are to read: Gunning fog index", "index"),
-    "fit": ("How well a description fits its crop: CLIP", "100 · cos"),
+    "unique": ("Different words of a picture", "words"),
+    "fog": ("Gunning fog of a picture", "index, about years of school"),
+    "fit": ("CLIP of description and crop", "100 · cos"),
 }
 TINTS = ("#d9482b", "#1f77b4", "#2f8f4e", "#8a4fbf", "#c98a00", "#0f8f9a", "#c2417c", "#6d6f1a")
 OPACITY = 0.45
@@ -45,6 +46,7 @@ def page(title: str, subtitle: str, made: Mapping[str, Any], shown: Sequence[Lab
             made["histograms"][kind]["step"],
             axis,
             f"mean {made['means'][kind]:.3g}",
+            whole=kind in WHOLE,
         )
         for kind, (heading, axis) in TITLES.items()
         if kind in made["histograms"]

@@ -6,9 +6,10 @@ They are counts by name, so that shards' and machines' add up: ``words 11`` is t
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from atelier.annotate.rich_annotator import RichAnnotation
+if TYPE_CHECKING:  # the annotator needs torch, and the page that shows these numbers does not
+    from atelier.annotate.rich_annotator import RichAnnotation
 
 FOG_STEP, FIT_STEP = 0.5, 1.0
 """Widths of the bins of the Gunning fog index, and of CLIP's scores."""
@@ -17,6 +18,9 @@ SYLLABLES = 3
 
 #: A histogram's name → the width of its bins.
 HISTOGRAMS = {"objects": 1.0, "words": 1.0, "unique": 1.0, "fog": FOG_STEP, "fit": FIT_STEP}
+
+WHOLE = ("objects", "words", "unique")
+"""Those of whole numbers."""
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _VOWELS = re.compile(r"[aeiouy]+")
@@ -44,7 +48,7 @@ def fog(text: str) -> float:
     return 0.4 * (len(found) / sentences + 100 * hard / len(found))
 
 
-def counted(found: RichAnnotation, captioned: bool) -> dict[str, int]:
+def counted(found: "RichAnnotation", captioned: bool) -> dict[str, int]:
     """One picture's counts.
 
     Args:
@@ -83,7 +87,7 @@ def statistics(counts: Mapping[str, int]) -> dict[str, Any]:
             continue
         rows = sorted(histograms[kind].items())
         made[kind] = {"step": step, "counts": [[place * step, count] for place, count in rows]}
-        middle = 0.0 if kind in ("objects", "words", "unique") else step / 2
+        middle = 0.0 if kind in WHOLE else step / 2
         total = sum(count for _, count in rows)
         means[kind] = round(sum((place * step + middle) * count for place, count in rows) / total, 3)
     return {"means": means, "counts": others, "histograms": made}

@@ -191,14 +191,17 @@ def chart(
     )
 
 
-def histogram(title: str, rows: Sequence[tuple[float, int]], step: float, x_label: str, note: str = "") -> str:
+def histogram(
+    title: str, rows: Sequence[tuple[float, int]], step: float, x_label: str, note: str = "", whole: bool = False
+) -> str:
     """Bars of counts, with axes and grid.
 
     Args:
         rows: each bin's lower edge and its count, by rising edges; bins that are not there are empty. Many bins are
             drawn as fewer, wider ones.
-        step: a bin's width. Bins of whole numbers (1) are centred on their number.
+        step: a bin's width.
         note: behind the title, fainter.
+        whole: what was counted are whole numbers: a bin stands for its own, and is centred on it.
 
     Returns:
         "" without rows.
@@ -210,7 +213,7 @@ def histogram(title: str, rows: Sequence[tuple[float, int]], step: float, x_labe
     for edge, count in rows:
         place = math.floor(round(edge / step) / wide)
         joined[place] = joined.get(place, 0) + count
-    whole = step == 1 and wide == 1
+    whole = whole and wide == 1
     first, last = min(joined), max(joined) + 1
     width, height, left, right, top, bottom = 440.0, 240.0, 46.0, 12.0, 10.0, 34.0
     ticks = [tick for tick in _ticks(0, max(joined.values())) if tick == int(tick)]
@@ -224,7 +227,7 @@ def histogram(title: str, rows: Sequence[tuple[float, int]], step: float, x_labe
         parts.append(
             f'<line class="grid" x1="{left}" x2="{width - right}" y1="{down(tick):.1f}" y2="{down(tick):.1f}"/>'
         )
-        parts.append(_word(left - 8, down(tick) + 4, f"{tick:,.0f}", "end"))
+        parts.append(_word(left - 8, down(tick) + 4, _short_count(tick), "end"))
     for place, count in sorted(joined.items()):
         x, gap = left + (place - first) * slot, min(slot * 0.12, 2)
         low = place * wide * step
@@ -244,6 +247,13 @@ def histogram(title: str, rows: Sequence[tuple[float, int]], step: float, x_labe
         f'<figure class="chart"><figcaption>{html.escape(title)}{faint}</figcaption>'
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img">{"".join(parts)}</svg></figure>'
     )
+
+
+def _short_count(count: float) -> str:
+    """Six letters at most: 9,000, 20k, 1.5M."""
+    if count < 10_000:
+        return f"{count:,.0f}"
+    return f"{count / 1e3:g}k" if count < 1e6 else f"{count / 1e6:g}M"
 
 
 def _word(x: float, y: float, text: str, anchor: str = "middle") -> str:

@@ -1,5 +1,7 @@
 """Previews of a layout recipe in training, and what can be read off them without a judge."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,10 @@ class LayoutPreviews:
         model.eval()
         try:
             # The pipeline's other parts are float32: autocast joins them to a UNet in half precision.
-            with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            with (
+                _beside(self._pipeline, model),
+                torch.autocast(device, dtype, enabled=dtype != torch.float32),
+            ):
                 images: list[Image.Image] = self._recipe.sample(
                     self._pipeline, self._layouts(), config.preview_steps, config.guidance, grounded
                 )
@@ -66,3 +71,18 @@ class LayoutPreviews:
     def _layouts(self) -> list[Layout]:
         layouts: list[Layout] = self._recipe.layouts(COUNT, seed=SEED)
         return layouts
+
+
+@contextlib.contextmanager
+def _beside(pipeline: Any, model: nn.Module) -> Iterator[None]:
+    """Has the pipeline's other parts where the model is; between previews the training has that memory."""
+    device = next(model.parameters()).device
+    others = [part for part in pipeline.components.values() if isinstance(part, nn.Module) and part is not model]
+    homes = [next(part.parameters()).device for part in others]
+    try:
+        for part in others:
+            part.to(device)
+        yield
+    finally:
+        for part, home in zip(others, homes, strict=True):
+            part.to(home)

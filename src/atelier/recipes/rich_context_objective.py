@@ -160,11 +160,16 @@ class Objective(GroundedObjective):
         return [{"params": list(adapter_parameters(model).values()), "name": "adapter"}]
 
     def gauges(self, model: nn.Module) -> dict[str, float]:
-        """The root mean square of every fuser's last matrix: it starts at 0, where the layer does nothing."""
+        """The root mean square of every fuser's last matrix: it starts at 0, where the layer does nothing.
+
+        Those that ZeRO 3 has cut into parts are left out.
+        """
         values = {}
         for name, block in blocks(model):  # type: ignore[arg-type]  # a UNet
             fuser: Any = block.fuser
-            values[f"{name}.out"] = fuser.attn.to_out[0].weight.detach().float().square().mean().sqrt().item()
+            weight = fuser.attn.to_out[0].weight.detach()
+            if weight.numel():
+                values[f"{name}.out"] = weight.float().square().mean().sqrt().item()
         return values
 
     def flops_per_sample(self) -> float:

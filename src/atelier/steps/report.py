@@ -182,6 +182,10 @@ def _series(key: str, logged: list[dict[str, Any]]) -> Series:
     return Series(key, [float(line["step"]) for line in kept], [float(line[key]) for line in kept])
 
 
+_GAUGES = {"out": "last matrices of the fusers, root mean square"}
+"""Charts of gauges that are no gates, by their keys' last part."""
+
+
 def _gauges(logged: list[dict[str, Any]]) -> dict[str, list[Series]]:
     """A chart for each kind of gauge: ``mid_block.0.attn`` and ``down_blocks.1.0.attn`` share the chart "attn"."""
     keys = sorted({key for line in logged for key in line if key not in ("step", "time", "seconds")})
@@ -189,7 +193,8 @@ def _gauges(logged: list[dict[str, Any]]) -> dict[str, list[Series]]:
     for key in keys:
         block, dot, kind = key.rpartition(".")
         line = _series(key, logged)
-        charts.setdefault(f"{GATES}, {kind}" if dot else key, []).append(Series(_short(block or key), line.x, line.y))
+        name = _GAUGES.get(kind, f"{GATES}, {kind}") if dot else key
+        charts.setdefault(name, []).append(Series(_short(block or key), line.x, line.y))
     return charts
 
 

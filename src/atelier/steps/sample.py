@@ -77,9 +77,10 @@ def _produce(
     from atelier.recipes.registry import get
 
     torch.set_num_threads(2)
-    torch.backends.cuda.enable_flash_sdp(False)
+    on_gpu = torch.cuda.is_available()
+    torch.backends.cuda.enable_flash_sdp(on_gpu)  # on a CPU torch's other kernels are quicker
     recipe = get(recipe_name, profile)
-    pipeline = recipe.pipeline(ctx.inputs["model"].fetch_all())
+    pipeline = recipe.pipeline(ctx.inputs["model"].fetch_all()).to("cuda" if on_gpu else "cpu")
     layouts = recipe.layouts(count, seed)
     for kind in ("grounded", "ungrounded"):
         (ctx.out.path / kind).mkdir(exist_ok=True)

@@ -26,8 +26,9 @@ __all__ = ["TrackedRun", "attach", "child_run", "default_uri", "end_parent", "pa
 RUN_ID, ROLE, PARENT = "atelier.run_id", "atelier.role", "mlflow.parentRunId"
 CLOSE_S = 15.0
 _PARAM_LIMIT, _PARAM_BATCH = 5_500, 100
-_SETTLE_S, _SETTLE_SHARE = 2.0, 4.0
-"""How long a run that is being made may take to be seen by others: seconds, or times what making one took here."""
+_SETTLE_S, _SETTLE_SHARE, _SETTLE_MOST_S = 2.0, 4.0, 8.0
+"""How long a run that is being made may take to be seen by others: seconds, or times what making one took here, but not
+so long that a short step's records are lost (``CLOSE_S``)."""
 
 
 def parent_run(run_id: str, pipeline: str, params: dict[str, Any]) -> str:
@@ -245,9 +246,13 @@ def _end_child(connected: Any, uri: str, mlflow_run: str, tags: dict[str, str], 
     """Ends a step's run, and with it the parent that the steps share: the one that they agree on by now."""
     connected.set_terminated(mlflow_run, status=status)
     for parent in shared:
-        agreed = _oldest_parent(connected, _experiment(connected, uri, "atelier"), tags[RUN_ID]) or parent
+        experiment = _experiment(connected, uri, "atelier")
+        agreed = _oldest_parent(connected, experiment, tags[RUN_ID]) or parent
         if agreed != parent:
-            connected.set_tag(mlflow_run, PARENT, agreed)
+            for child in connected.search_runs([experiment], f"tags.`{PARENT}` = '{parent}'"):
+                connected.set_tag(child.info.run_id, PARENT, agreed)
+            if connected.get_run(parent).info.lifecycle_stage == "active":
+                connected.delete_run(parent)  # nobody would ever end it
         connected.set_terminated(agreed, status=status)
 
 
@@ -264,7 +269,7 @@ def _shared_parent(connected: Any, uri: str, run_id: str) -> str:
     if known is None:
         began = time.monotonic()
         made = connected.create_run(experiment, run_name=run_id, tags={RUN_ID: run_id, ROLE: "pipeline"}).info.run_id
-        time.sleep(max(_SETTLE_S, _SETTLE_SHARE * (time.monotonic() - began)))
+        time.sleep(min(max(_SETTLE_S, _SETTLE_SHARE * (time.monotonic() - began)), _SETTLE_MOST_S))
         known = _oldest_parent(connected, experiment, run_id) or made
         if known != made:
             connected.delete_run(made)

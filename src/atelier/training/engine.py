@@ -461,13 +461,16 @@ def address(*numbers: int) -> int:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on ``device``; lists stay as they are."""
+    """The batch with its tensors on ``device``, those of dictionaries in it too; lists stay as they are."""
     if device.type == "cpu":
         return batch
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for name, value in batch.items()
-    }
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: moved(part) for name, part in value.items()}
+        return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+
+    return {name: moved(value) for name, value in batch.items()}
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
