@@ -72,11 +72,12 @@ def rich_context(recipe: str, name: str, description: str, title: str, own_name:
             profile: laptop (the tiny twin on CPU), paper (the published size) or parity (upstream's peculiarities too).
             seed: Seeds drawing, training and sampling.
             images: How many training canvases of handwritten digits are drawn; unused when pictures is given.
-            pictures: URI of the images, e.g. s3://bucket/cc3m-images/*.jpg, with img2dataset's JSON beside them or
-                without. Empty draws digits.
+            pictures: URI of the images and of img2dataset's JSON beside them, which says where in its border a picture
+                lies, e.g. s3://bucket/cc3m-images/*/ (all files of all its folders), or of img2dataset's tars, e.g.
+                s3://bucket/cc3m-tars/*.tar. Empty draws digits.
             captions: URI of COCO's captions JSON, for label files that hold no caption.
             boxes: URI of the label files, e.g. s3://bucket/labels/label_*.json, as the published generation writes
-                them.
+                them, or of tars of them.
             base_model: URI of the frozen base, a diffusers folder (hf://, s3://, file://). Empty is the recipe's own.
             start: Regional layers to begin with: a released pipeline's folder, a .pth of them, models:/name@alias or a
                 URI of ours. Empty begins from nothing.

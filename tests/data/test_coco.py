@@ -82,6 +82,18 @@ def test_the_largest_boxes_are_kept_in_order() -> None:
     assert largest(boxes, 3).tolist() == [1, 2, 0]
 
 
+def test_boxes_for_which_there_is_no_room_are_counted(folder: Path) -> None:
+    source = coco_raw.source(folder)
+    full = 0
+    for item in read(source).values():
+        assert isinstance(item, RawExample)
+        whole = source.select(item, SETTINGS)
+        few = source.select(item, Settings(res=64, samples_per_shard=8, batch=4, max_boxes=1))
+        assert few.dropped == whole.dropped + max(len(whole.boxes) - 1, 0)
+        full += few.dropped
+    assert full > 0
+
+
 def test_what_cannot_be_used_is_named(folder: Path) -> None:
     manifest_of_whole = coco_raw.manifest(folder)
     instances, captions = folder / coco_raw.INSTANCES, folder / coco_raw.CAPTIONS

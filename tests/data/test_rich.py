@@ -18,7 +18,7 @@ from atelier.data.quarantine import Filtered, Quarantined
 from atelier.data.raw_example import RawExample
 from atelier.data.raw_form import form
 from atelier.data.raw_source import Examples, open_source
-from atelier.data.rich_source import frame_scale
+from atelier.data.rich_examples import frame_scale
 from atelier.data.settings import Settings
 from atelier.data.squares import decode_squares
 from atelier.errors import ConfigError, DataError
@@ -294,6 +294,7 @@ def test_of_a_box_that_the_crop_hides_nothing_is_said(tmp_path: Path) -> None:
     assert chosen.dropped == 3
     few = source.select(example, Settings(res=64, samples_per_shard=8, batch=8, max_boxes=1))
     assert few.phrases == ("thing 1",)
+    assert few.dropped == 4, "one for which there was no room"
 
 
 def test_a_picture_that_was_cropped_square_has_no_border(tmp_path: Path) -> None:
@@ -306,6 +307,35 @@ def test_a_picture_that_was_cropped_square_has_no_border(tmp_path: Path) -> None
         picture(example)
     with pytest.raises(ValueError, match="no border"):
         decode_squares(example.image, [64], inner=example.inner)
+
+
+def test_a_border_that_no_file_tells_of_is_not_trained_on_in_silence(raw: Path) -> None:
+    """img2dataset's sizes left behind, as the pattern ``*.jpg`` does: what plainly has a border is of no use."""
+    sizes = {
+        path.stem: (it["original_height"], it["original_width"])
+        for path in sorted((raw / IMAGES).glob("*.json"))
+        for it in [json.loads(path.read_text())]
+    }
+    for path in sorted((raw / IMAGES).glob("*.json"))[:-1]:
+        path.unlink()
+    found = {example.key: example for example in read(manifest(raw))}
+    plainly = {key for key, size in sizes.items() if max(size) - min(size) >= 4}
+    assert len(plainly) > 3
+    *bare, last = sizes
+    assert {key for key, each in found.items() if isinstance(each, Quarantined)} == plainly & set(bare)
+    assert {each.reason.split(":")[0] for each in found.values() if isinstance(each, Quarantined)} == {
+        "a white border, and nothing says where the picture lies in it"
+    }
+    known = found[last]
+    assert isinstance(known, RawExample)
+    assert known.counts == {"pictures_unsized": 0}
+
+
+def test_pictures_without_a_size_are_counted(tmp_path: Path) -> None:
+    folder = plain(tmp_path / "a", grey(96, 96), [anno([0, 0, 48, 32])])
+    assert examples(folder)["a"].counts == {"pictures_unsized": 1}
+    (folder / "a.json").write_text(json.dumps({"original_width": 120, "original_height": 120}))
+    assert examples(folder)["a"].counts == {"pictures_unsized": 0}
 
 
 def test_a_line_within_a_border_is_no_picture(tmp_path: Path) -> None:

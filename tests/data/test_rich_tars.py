@@ -3,21 +3,25 @@
 import json
 import shutil
 import tarfile
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from atelier.data import digits_rich
 from atelier.data.picture_folder import PictureFolder
-from atelier.data.quarantine import Quarantined
+from atelier.data.quarantine import Filtered, Quarantined
 from atelier.data.raw_example import RawExample
 from atelier.data.raw_form import form
 from atelier.data.raw_source import open_source
+from atelier.data.settings import Settings
 from atelier.data.tar_members import TarMembers
 from atelier.errors import ConfigError, DataError
 from atelier.storage.folder import OutputFolder
 from atelier.storage.manifest import Manifest
+from tests.data import web_tars
 
 IMAGES = "cc3m-images/00000"
 
@@ -47,6 +51,68 @@ def pack(raw: Path, tars: dict[str, slice]) -> None:
                 tar.add(path, path.name)
     for path in labels:
         path.unlink()
+
+
+def pack_pictures(raw: Path, tars: dict[str, slice]) -> None:
+    """The pictures and their sizes into tars as img2dataset's; the files go."""
+    pictures = sorted((raw / IMAGES).glob("*.jpg"))
+    (raw / "images").mkdir()
+    for name, some in tars.items():
+        rows = [{each.name: each.read_bytes() for each in _sample(path)} for path in pictures[some]]
+        web_tars.tar(raw / "images" / name, rows)
+    shutil.rmtree(raw / "cc3m-images")
+
+
+def _sample(picture: Path) -> list[Path]:
+    caption = picture.with_suffix(".txt")
+    caption.write_text("img2dataset's caption")
+    return [path for path in (picture, picture.with_suffix(".json"), caption) if path.exists()]
+
+
+def same(own: Any, other: Any) -> bool:
+    arrays = all(np.array_equal(getattr(own, name), getattr(other, name)) for name in ("boxes", "scores", "boxes_px"))
+    fields = ("key", "image", "original_size", "caption", "captions", "phrases", "inner", "facts", "counts", "dropped")
+    return arrays and all(getattr(own, name) == getattr(other, name) for name in fields)
+
+
+@pytest.mark.parametrize("labels", ["files", "tars"])
+def test_pictures_in_tars_are_the_same_examples(raw: Path, labels: str) -> None:
+    (raw / IMAGES / "000000003.json").unlink()
+    (raw / "labels/label_000000005.json").unlink()
+    (raw / "labels/validation.json").write_text('["000000002.jpg"]')
+    files = read(open_source(published(raw, "files")))  # type: ignore[arg-type]
+    pack_pictures(raw, {"00000.tar": slice(0, 4), "00001.tar": slice(4, 6)})
+    if labels == "tars":
+        pack(raw, {"a.tar": slice(0, 2), "b.tar": slice(2, 5)})
+    source = open_source(published(raw, "packed"))
+    assert source.units == ["images/00000.tar", "images/00001.tar"]
+    packed = read(source)  # type: ignore[arg-type]
+    assert [type(each) for each in packed] == [type(each) for each in files]
+    for own, other in zip(packed, files, strict=True):
+        assert same(own, other) if isinstance(own, RawExample) else own == other
+    assert Quarantined("000000005", "no label") in packed
+    assert packed[1] == Filtered("000000002", "held out")
+    assert sum(isinstance(each, RawExample) for each in packed) >= 3
+    looked_at = list(source.first(3))  # type: ignore[attr-defined]
+    assert [each.key for each in looked_at] == [each.key for each in packed[:3]]
+    chosen = source.select(packed[0], Settings(res=64, samples_per_shard=8, batch=8))  # type: ignore[arg-type]
+    assert source.record(chosen, 64)["phrases"] == list(chosen.phrases)
+
+
+def test_pictures_in_tars_that_are_of_no_use(raw: Path) -> None:
+    other = raw.with_name("other")
+    shutil.copytree(raw, other)
+    pack_pictures(other, {"00000.tar": slice(0, 4)})
+    shutil.copytree(other / "images", raw / "images")
+    with pytest.raises(DataError, match="pictures in tars, and as files"):
+        open_source(published(raw, "both"))
+    shutil.copytree(other / "images", other / "images/more")
+    with pytest.raises(DataError, match="two tars would give shards of one name"):
+        open_source(published(other, "twice"))
+    shutil.rmtree(other / "images/more")
+    shutil.rmtree(other / "labels")
+    with pytest.raises(DataError, match="no label of its images"):
+        open_source(published(other, "bare"))
 
 
 def test_labels_in_tars_are_the_same_examples(raw: Path) -> None:
@@ -100,6 +166,19 @@ def test_members_by_their_places(tmp_path: Path) -> None:
         TarMembers([tmp_path / "cut.tar"], "json", "give another")
 
 
+def test_of_millions_of_labels_only_the_places_are_kept(tmp_path: Path) -> None:
+    count = 4000
+    path = web_tars.tar(tmp_path / "a.tar", ({f"label_{n:09d}.json": b"%d" % n} for n in range(count)))
+    tracemalloc.start()
+    try:
+        members = TarMembers([path], "json", "give another")
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert kept / count < 250
+    assert [int(members.read(key, "json") or b"") for key in members] == list(range(count))
+
+
 def test_pictures_with_what_lies_beside_them(raw: Path) -> None:
     beside = raw / IMAGES / "000000002.json"
     known = json.loads(beside.read_text())
@@ -149,3 +228,7 @@ def test_the_form_of_what_is_still_to_be_labelled() -> None:
     rich = form("rich-context")
     assert rich.kind_of("x.tar") == "boxes"
     rich.check(["images/a.jpg", "annotations/x.tar"])
+    rich.check(["images/00000.tar", "annotations/x.tar"])
+    rich.check(["images/00000.tar", "annotations/label_a.json"])
+    with pytest.raises(ConfigError, match=r"no label_<image>\.json"):
+        rich.check(["images/00000.tar"])

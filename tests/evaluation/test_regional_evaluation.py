@@ -12,7 +12,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from atelier.cli import main
 from atelier.data.digits_rich import write_rich
+from atelier.data.padding import padded_square
 from atelier.errors import DataError
+from atelier.evaluation import labelled_folder
 from atelier.evaluation.crop_score import CropScore
 from atelier.evaluation.crops import crop, pixels
 from atelier.evaluation.labelled_layouts import labelled_layouts
@@ -20,6 +22,7 @@ from atelier.evaluation.regional_evaluation import evaluate, mean_of_means
 from atelier.evaluation.regional_yardsticks import Boxed, RegionalYardsticks
 from atelier.evaluation.sam_iou import SamIoU
 from atelier.sampling.requests import read_requests
+from atelier.storage.digest import sha256_file
 from tests.annotate import tiny
 from tests.evaluation import boxed_models
 
@@ -273,6 +276,60 @@ def test_layouts_of_labelled_pictures(tmp_path: Path, capsys: pytest.CaptureFixt
             ]
             # The crop's offset is a whole number of its 1,024 pixels.
             assert request.boxes[0] == pytest.approx(expected, abs=0.009 if frame == "crop" else 1e-9)
+
+
+def test_of_a_padded_square_the_picture_alone_is_measured(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a model drew as a square with white at one side has the figures of the picture without it."""
+    raw, figures = tmp_path / "raw", {}
+    write_rich(raw, 4, seed=0)
+    for frame in ("whole", "pad"):
+        lines, drawn = tmp_path / f"{frame}.jsonl", tmp_path / frame
+        drawn.mkdir()
+        assert main(["layouts", str(raw), str(raw), "--out", str(lines), "--frame", frame]) == 0
+        assert (tmp_path / f"{frame}.sizes.jsonl").is_file() is (frame == "pad")
+        found = labelled_layouts(raw, raw, frame)
+        for number, (width, height) in enumerate(found.sizes):
+            picture = np.random.default_rng(number).integers(0, 255, (height, width, 3)).astype(np.uint8)
+            image = Image.fromarray(picture)
+            square = image if frame == "whole" else padded_square(image, max(image.size))
+            square.save(drawn / f"{number:04d}.png")
+        assert main(asked(drawn, models, tmp_path / f"eval-{frame}", "--layouts", str(lines))) == 0
+        figures[frame] = objects(tmp_path / f"eval-{frame}")
+    assert any(width != height for width, height in found.sizes)
+    for padded, whole in zip(figures["pad"], figures["whole"], strict=True):
+        assert padded["boxes"] != whole["boxes"] or padded["boxes"] == [[0, 0, 1, 1]]
+        assert padded["pixels"] == whole["pixels"]
+        for name in ("crop_clip", "crop_pick", "sam_iou"):
+            assert padded[name] == pytest.approx(whole[name], abs=1e-4)
+    capsys.readouterr()
+    again = ["evaluate-layouts", str(tmp_path / "whole"), "--layouts", str(lines), "--clip", str(models / "clip")]
+    assert main([*again, "--out", str(tmp_path / "x")]) == 3
+    assert "and its layout is of a square with padding" in capsys.readouterr().err
+    (tmp_path / "pad.sizes.jsonl").write_text("[64, 64]\n")
+    assert main([*again, "--out", str(tmp_path / "x")]) == 3
+    assert "pad.sizes.jsonl is not of these 4 layouts" in capsys.readouterr().err
+    assert main(["layouts", str(raw), str(raw), "--out", str(lines), "--frame", "crop"]) == 0
+    assert not (tmp_path / "pad.sizes.jsonl").exists(), "another frame's"
+
+
+def test_a_few_layouts_of_many_pictures_read_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, read = tmp_path / "raw", []
+    write_rich(raw, 9, seed=0)
+    (raw / "labels/label_000000003.json").unlink()
+    monkeypatch.setattr(labelled_folder, "LEAST", 3)
+    monkeypatch.setattr(labelled_folder, "sha256_file", lambda path: read.append(path) or sha256_file(path))
+    whole = labelled_layouts(raw, raw)
+    assert len(read) == 26
+    assert len(whole.requests) == 8
+    for count, files in ((1, 12), (2, 26), (8, 26)):
+        read.clear()
+        found = labelled_layouts(raw, raw, count=count)
+        assert found.requests == whole.requests[:count]
+        assert len(set(read)) == len(read) <= files
+    assert whole.unusable == {"000000003": "no label"}
+    assert labelled_layouts(raw, raw, count=9).unusable == whole.unusable
 
 
 def test_only_what_is_held_out(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from atelier.data.letterbox import content
 from atelier.data.padding import padded_boxes, padded_square, padding
 from atelier.data.raw_example import RawExample
 from atelier.data.raw_source import open_source
+from atelier.data.rich_examples import frame_scale
 from atelier.data.rich_label import read_label
-from atelier.data.rich_source import frame_scale
 from atelier.data.settings import Settings
 from atelier.data.squares import decode_squares
 from atelier.storage.folder import OutputFolder

@@ -13,11 +13,17 @@ from atelier.data.preprocess import Settings, open_source, preprocess
 from atelier.data.quarantine import Quarantine
 from atelier.data.raw_example import RawExample
 from atelier.errors import ConfigError
+from atelier.recipes.registry import get
 from atelier.steps import download, source
 from atelier.steps.canvases import canvases
+from atelier.steps.preprocess import _say
+from atelier.steps.report import _data_facts
+from atelier.storage import s3
 from atelier.storage.folder import OutputFolder
 from atelier.storage.inputs import InputFolder
 from atelier.storage.manifest import Manifest
+from tests.data import web_tars
+from tests.recipes.twin import write_twin
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +97,98 @@ def test_published_files_of_several_folders(tmp_path: Path) -> None:
     assert shards.metadata["samples"] == 7
     assert shards.metadata["filtered"] == {"held out": 1}
     assert shards.metadata["quarantined"] == {"its label lists no objects (annos)": 1}
+
+
+def test_one_address_takes_pictures_and_their_sizes_from_numbered_folders(tmp_path: Path, s3_bucket: str) -> None:
+    """img2dataset's folders, here and on S3, as the docs give them; ``*.jpg`` leaves the sizes behind."""
+    published = tmp_path / "published"
+    write_rich(published, 8, seed=2)
+    pictures = published / "cc3m-images"
+    (pictures / "00001").mkdir()
+    for path in sorted((pictures / "00000").iterdir())[:6]:
+        path.rename(pictures / "00001" / path.name)
+    (pictures / "00000" / "000000008.txt").write_text("a caption")
+    (pictures / "00000.parquet").write_bytes(b"PAR1")
+    (pictures / "00000_stats.json").write_text("{}")
+    for path in (each for each in published.rglob("*") if each.is_file()):
+        s3.upload(path, f"{s3_bucket}/rich/{path.relative_to(published)}")
+    made = []
+    for number, place in enumerate((str(published), f"{s3_bucket}/rich")):
+        artifacts = tmp_path / f"artifacts-{number}"
+        raw = raw_of(str(artifacts), pictures=f"{place}/cc3m-images/*/", boxes=f"{place}/labels/*.json")
+        assert raw.metadata == {"images": 16, "annotations": 8}
+        shards = shards_of(raw, tmp_path / f"shards-{number}")
+        assert (shards.metadata["samples"], shards.metadata["quarantined"]) == (8, {})
+        assert shards.metadata["counts"] == {"pictures_unsized": 0}
+        made.append(shards.files)
+    assert made[0] == made[1]
+    raw = raw_of(str(artifacts), pictures=f"{place}/cc3m-images/*/*.jpg", boxes=f"{place}/labels/*.json")
+    out = OutputFolder(str(tmp_path / "bare"), tmp_path / "work")
+    quarantine = Quarantine(1, out.path / "q.jsonl")
+    settings = Settings(res=64, samples_per_shard=5, batch=2)
+    bare = preprocess(open_source(raw), PhraseEncoder(), out, settings, quarantine)
+    assert sum(count for reason, count in bare["quarantined"].items() if "white border" in reason) > 3
+    assert bare["counts"] == {"pictures_unsized": bare["samples"]}
+    _say(bare)
+
+
+def test_pictures_and_labels_in_tars_on_s3(tmp_path: Path, s3_bucket: str) -> None:
+    """A few files in the place of three a picture, and the very samples."""
+    published = tmp_path / "published"
+    write_rich(published, 10, seed=2)
+    pictures, labels = sorted((published / "cc3m-images/00000").glob("*.jpg")), published / "labels"
+    raw = raw_of(
+        str(tmp_path / "artifacts"), pictures=f"{published}/cc3m-images/00000/", boxes=f"{labels}/label_*.json"
+    )
+    files = ShardDataset(shards_of(raw, tmp_path / "of_files"))
+    for number in range(2):
+        some = pictures[number * 5 : number * 5 + 5]
+        beside = [[path, path.with_suffix(".json")] for path in some]
+        told = [[labels / f"label_{path.stem}.json"] for path in some]
+        for kind, rows in (("cc3m", beside), ("labels", told)):
+            path = web_tars.tar(
+                tmp_path / kind / f"{number:05d}.tar", [{each.name: each.read_bytes() for each in row} for row in rows]
+            )
+            s3.upload(path, f"{s3_bucket}/{kind}-tars/{path.name}")
+        (tmp_path / "facts").write_text("{}")
+        s3.upload(tmp_path / "facts", f"{s3_bucket}/cc3m-tars/{number:05d}_stats.json")
+        s3.upload(tmp_path / "facts", f"{s3_bucket}/cc3m-tars/{number:05d}.parquet")
+    raw = raw_of(f"{s3_bucket}/run", pictures=f"{s3_bucket}/cc3m-tars/*", boxes=f"{s3_bucket}/labels-tars/*.tar")
+    assert [entry.path for entry in raw.files] == [
+        "annotations/00000.tar", "annotations/00001.tar", "images/00000.tar", "images/00001.tar",
+    ]  # fmt: skip
+    assert len(canvases(InputFolder(raw), 3)) == 3
+    shards = shards_of(raw, tmp_path / "of_tars")
+    assert (shards.metadata["samples"], shards.metadata["quarantined"]) == (10, {})
+    assert [each["name"] for each in shards.metadata["shards"]] == ["00000-0000.tar", "00001-0000.tar"]
+    packed = ShardDataset(shards)
+    for index in range(10):
+        own, other = packed.sample(index), files.sample(index)
+        assert own["json"] == other["json"]
+        assert np.array_equal(own["latent"], other["latent"])
+
+
+def test_what_is_left_out_of_the_regions_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The encoder's counts reach the shards' manifest, the step's output and the report."""
+    raw = raw_of(str(tmp_path / "artifacts"), images=12)
+    base = write_twin(tmp_path / "base")
+    encoder = get("rich_context", "laptop", {"max_region_tokens": 30}).encoder(base)
+    out = OutputFolder(str(tmp_path / "shards"), tmp_path / "work")
+    settings, quarantine = Settings(res=64, samples_per_shard=5, batch=2), Quarantine(0.3, out.path / "q.jsonl")
+    shards = out.finish("shards", preprocess(open_source(raw), encoder, out, settings, quarantine), {})
+    counts = shards.metadata["counts"]
+    assert counts["regions_left_out"] >= counts["pictures_limited"] > 0
+    assert 0 < counts["region_tokens"] <= 12 * 30
+    dataset = ShardDataset(shards)
+    samples = [dataset.sample(number) for number in range(12)]
+    assert counts["pictures_limited"] == sum(bool((sample["cells"] < 0).any()) for sample in samples)
+    _say(shards.metadata)
+    said = f"{counts['regions_left_out']:,} regions left out: {counts['pictures_limited']:,} pictures have more tokens"
+    assert said in capsys.readouterr().out
+    facts = _data_facts(shards)
+    assert facts["regions left out"] == counts["regions_left_out"]
+    assert facts["region tokens a picture"] == round(counts["region_tokens"] / 12)
+    assert "descriptions cut" not in facts
 
 
 def test_labels_are_not_optional(tmp_path: Path) -> None:

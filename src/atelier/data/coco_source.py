@@ -86,7 +86,7 @@ class COCOSource(COCOFolder):
             scores=np.ones(len(rows), np.float32),
             phrases=tuple(example.phrases[row] for row in rows),
             phrase_embeddings=None if example.phrase_embeddings is None else example.phrase_embeddings[rows],
-            dropped=example.dropped + len(cropped) - len(good),
+            dropped=example.dropped + len(cropped) - len(rows),
         )
 
     def record(self, example: RawExample, res: int) -> dict[str, Any]:

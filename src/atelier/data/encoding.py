@@ -106,7 +106,7 @@ class Encoding:
     def _sample(self, example: RawExample, encoded: Encoded) -> Sample:
         boxes = {"kept": len(example.boxes), "clipped": example.clipped, "dropped": example.dropped}
         record = self.source.record(example, self.settings.res)
-        return Sample(example.key, encoded.arrays, record, boxes, encoded.counts)
+        return Sample(example.key, encoded.arrays, record, boxes, {**example.counts, **encoded.counts})
 
 
 def encoding_spec(source: RawSource, encoder: EncoderSpec, settings: Settings) -> WorkSpec:

@@ -1,7 +1,7 @@
 """Pictures made square by white at their right or lower side: the frame of published layouts of COCO.
 
 The whole picture stays to be seen, which a centre crop cuts. What is drawn in such a frame is measured without its
-padding.
+padding (``evaluation.regional_evaluation``).
 """
 
 from typing import NamedTuple

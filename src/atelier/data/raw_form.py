@@ -219,6 +219,12 @@ def is_validation(name: str) -> bool:
     return name.startswith("validation") and name.endswith(".json")
 
 
+def is_packed(place: str) -> bool:
+    """Whether a file of downloaded rich-context data is a tar of pictures: one in the pictures' folder."""
+    path = PurePosixPath(place)
+    return path.parts[0] == FORMS["rich-context"].folders["pictures"] and path.suffix == ".tar"
+
+
 def _rich_kind(name: str) -> str | None:
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in PICTURES:
@@ -240,8 +246,10 @@ def _rich_images_kind(name: str) -> str | None:
 
 def _rich_check(places: Iterable[str]) -> None:
     places = list(places)
-    _has_pictures(places)
-    if not any(is_label(place) or place.endswith(".tar") for place in places):
+    packed = [place for place in places if is_packed(place)]
+    if not packed:
+        _has_pictures(places)
+    if not any(is_label(place) or (place.endswith(".tar") and place not in packed) for place in places):
         raise ConfigError(
             "the source has no label_<image>.json",
             "give labels as boxes, e.g. s3://bucket/labels/*.json, or the shards (*.tar) of rich_context_annotate",

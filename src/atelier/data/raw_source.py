@@ -82,9 +82,12 @@ def open_source(manifest: Manifest, cache: Path | None = None) -> RawSource:
 
         return Img2DatasetSource(manifest, cache)
     if manifest.kind == "rich-context-raw":
+        from atelier.data.raw_form import is_packed
         from atelier.data.rich_source import RichSource
+        from atelier.data.rich_tars import RichTars
 
-        return RichSource(manifest, cache)
+        packed = any(is_packed(entry.path) for entry in manifest.files)
+        return RichTars(manifest, cache) if packed else RichSource(manifest, cache)
     if manifest.kind == "sa1b-latents-raw":
         from atelier.data.sa1b_latents_source import SA1BLatentsSource
 

@@ -9,14 +9,11 @@ import numpy as np
 from atelier.data.padding import padded_boxes
 from atelier.data.quarantine import Filtered, Quarantined
 from atelier.data.raw_example import RawExample
-from atelier.data.raw_form import PICTURES, is_label, is_validation
-from atelier.data.rich_source import RichSource, held_out
+from atelier.data.rich_source import RichSource
 from atelier.data.settings import Settings
 from atelier.errors import ConfigError
+from atelier.evaluation.labelled_folder import labelled_sources
 from atelier.sampling.requests import Request
-from atelier.storage.atomic import os_errors
-from atelier.storage.digest import sha256_file
-from atelier.storage.manifest import FileEntry, Manifest, sorted_entries
 
 FRAMES = ("crop", "pad", "whole")
 """What boxes are shares of: the centre square, the square with padding at one side, the picture as it is."""
@@ -24,7 +21,7 @@ _SIDE = 1024
 """Of the square that a crop's boxes are reckoned in."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Layouts:
     """What a folder's pictures give.
 
@@ -58,24 +55,22 @@ def labelled_layouts(
     """
     if frame not in FRAMES:
         raise ConfigError(f"there is no frame {frame!r}", f"use one of {', '.join(FRAMES)}")
-    source = RichSource(_manifest(images, labels, validation))
     placed = {"crop": _cropped, "pad": _padded, "whole": _whole}[frame]
-    requests: list[Request] = []
-    sizes: list[tuple[int, int]] = []
-    without, unusable = 0, dict[str, str]()
-    for unit in source.units:
-        for example in source.fetch(unit)():
-            if count and len(requests) == count:
-                break
-            if isinstance(example, Quarantined):
-                unusable[example.key] = example.reason
-            elif not isinstance(example, Filtered):
-                boxes, phrases = placed(source, example, max_boxes)
-                without += not len(boxes)
-                if len(boxes):
-                    requests.append(Request(example.caption, boxes.tolist(), list(phrases)))
-                    sizes.append((example.original_size[1], example.original_size[0]))
-    return Layouts(requests, sizes, without, unusable)
+    found = Layouts([], [], 0, {})
+    for source in labelled_sources(images, labels, validation, 4 * count):
+        for unit in source.units:
+            for example in source.fetch(unit)():
+                if isinstance(example, Quarantined):
+                    found.unusable[example.key] = example.reason
+                elif not isinstance(example, Filtered):
+                    boxes, phrases = placed(source, example, max_boxes)
+                    found.without_boxes += not len(boxes)
+                    if len(boxes):
+                        found.requests.append(Request(example.caption, boxes.tolist(), list(phrases)))
+                        found.sizes.append((example.original_size[1], example.original_size[0]))
+                if count and len(found.requests) == count:
+                    return found
+    return found
 
 
 Placed = Callable[[RichSource, RawExample, int], tuple[np.ndarray, tuple[str, ...]]]
@@ -105,34 +100,3 @@ def _largest(boxes: np.ndarray, phrases: tuple[str, ...], limit: int) -> tuple[n
     areas = np.where((extent > 0).all(axis=1), extent.prod(axis=1), 0)
     rows = np.sort(np.argsort(-areas, kind="stable")[: min(limit, int((areas > 0).sum()))])
     return boxes[rows], tuple(phrases[row] for row in rows.tolist())
-
-
-def _manifest(images: Path, labels: Path, validation: Path | None) -> Manifest:
-    """The folders' files as one source; with a list, its images alone."""
-    wanted: set[str] | None = None
-    if validation is not None:
-        with os_errors(validation):
-            wanted = held_out(validation.read_bytes(), str(validation))
-    root = Path("/")
-    entries = []
-    for path in sorted({file.resolve() for folder in (images, labels) for file in _files(folder)}):
-        is_picture = path.suffix.lower() in PICTURES
-        if not is_picture and path.suffix != ".json":
-            continue
-        if wanted is not None and (
-            is_validation(path.name) or ((is_picture or is_label(path.name)) and _image_of(path) not in wanted)
-        ):
-            continue
-        entries.append(FileEntry(path.relative_to(root).as_posix(), path.stat().st_size, sha256_file(path)))
-    return Manifest("rich-context-raw", str(root), sorted_entries(entries))
-
-
-def _image_of(path: Path) -> str:
-    return path.stem.removeprefix("label_") if is_label(path.name) else path.stem
-
-
-def _files(folder: Path) -> list[Path]:
-    with os_errors(folder):
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is no folder")
-        return [path for path in folder.rglob("*") if path.is_file()]

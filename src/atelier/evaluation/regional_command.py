@@ -47,6 +47,10 @@ def layouts(arguments: argparse.Namespace) -> int:
         for each in found.requests
     ]
     write_bytes(arguments.out, "".join(line + "\n" for line in lines).encode())
+    if arguments.frame == "pad":
+        write_bytes(sizes_of(arguments.out), "".join(f"{json.dumps(size)}\n" for size in found.sizes).encode())
+    else:
+        sizes_of(arguments.out).unlink(missing_ok=True)
     print(
         f"{len(lines):,} layouts in {arguments.out}; {found.without_boxes:,} pictures have no box in their frame, "
         f"{len(found.unusable):,} are of no use"
@@ -101,15 +105,22 @@ def evaluate_layouts(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def sizes_of(layouts: Path) -> Path:
+    """Where the sizes of padded layouts' pictures lie: beside them, ``[W, H]`` a line. Other layouts have none."""
+    return layouts.with_suffix(".sizes.jsonl")
+
+
 def boxed(folder: Path, layouts: Path | None) -> list[Boxed]:
     """A folder's pictures with what they are of.
 
     Args:
         layouts: JSON lines in the order of the pictures' names; each may have several pictures, one after the other,
-            as ``atelier sample --count`` draws them. None: what ``atelier sample`` noted in its PNGs.
+            as ``atelier sample --count`` draws them; with ``sizes_of`` them the pictures are squares with padding.
+            None: what ``atelier sample`` noted in its PNGs.
 
     Raises:
-        DataError: no pictures, a number of them that is no multiple of the layouts', or one without a note.
+        DataError: no pictures, a number of them that is no multiple of the layouts', one without a note, or sizes that
+            are not the layouts'.
     """
     from atelier.data.raw_form import PICTURES
 
@@ -124,11 +135,28 @@ def boxed(folder: Path, layouts: Path | None) -> list[Boxed]:
     each, left = divmod(len(paths), len(requests))
     if left or not each:
         raise DataError(f"{len(paths)} pictures of {len(requests)} layouts", "give as many of each layout, in order")
-    return [_boxed(path, requests[place // each]) for place, path in enumerate(paths)]
+    padded = _sizes(sizes_of(layouts), len(requests))
+    rows = list(zip(requests, padded, strict=True))
+    return [_boxed(path, *rows[place // each]) for place, path in enumerate(paths)]
 
 
-def _boxed(path: Path, request: Request) -> Boxed:
-    return Boxed(path, request.boxes, request.phrases)
+def _boxed(path: Path, request: Request, padded: tuple[int, int] | None) -> Boxed:
+    return Boxed(path, request.boxes, request.phrases, padded)
+
+
+def _sizes(path: Path, count: int) -> list[tuple[int, int]] | list[None]:
+    """The sizes of a file of ``count``; None each where there is no such file."""
+    if not path.is_file():
+        return [None] * count
+    with os_errors(path):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        found = [(int(width), int(height)) for width, height in map(json.loads, lines)]
+    except (ValueError, TypeError):
+        found = []
+    if len(found) != count or any(min(size) < 1 for size in found):
+        raise DataError(f"{path} is not of these {count} layouts", "make them anew by `atelier layouts`, or remove it")
+    return found
 
 
 def _noted(path: Path) -> Boxed:

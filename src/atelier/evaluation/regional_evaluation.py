@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from atelier.data.geometry import decode_whole
+from atelier.data.padding import unpadded
 from atelier.errors import DataError
 from atelier.evaluation.regional_parts import Figures, Parts, write
 from atelier.evaluation.regional_yardsticks import METRICS, RESULT, Boxed, RegionalYardsticks
@@ -39,7 +40,7 @@ class _Opened:
         from atelier.evaluation.crops import crop, pixels
 
         opened = [_open(each) for each in pictures]
-        boxes = [pixels(each.boxes, image.size) for each, image in zip(pictures, opened, strict=True)]
+        boxes = [pixels(_of_the_rest(each, image), image.size) for each, image in zip(pictures, opened, strict=True)]
         cut = [[crop(image, box) for box in own] for image, own in zip(opened, boxes, strict=True)]
         crops = [each for own in cut for each in own]
         phrases = [phrase for each in pictures for phrase in each.phrases]
@@ -129,16 +130,35 @@ def _result(
 def _key(each: Boxed, states: dict[str, Any]) -> str:
     with os_errors(each.path):
         data = each.path.read_bytes()
-    return sha256_json({"picture": sha256_bytes(data), "boxes": each.boxes, "phrases": each.phrases, **states})[:32]
+    asked = {"boxes": each.boxes, "phrases": each.phrases, **({"padded": each.padded} if each.padded else {})}
+    return sha256_json({"picture": sha256_bytes(data), **asked, **states})[:32]
 
 
 def _open(each: Boxed) -> Image.Image:
+    """The picture without its padding."""
     with os_errors(each.path):
         data = each.path.read_bytes()
     try:
-        return decode_whole(data, 1)
+        image = decode_whole(data, 1)
     except ValueError as error:
         raise DataError(f"{each.path}: {error}", "give pictures as JPEG, PNG or WebP") from error
+    if each.padded is None:
+        return image
+    if image.width != image.height:
+        raise DataError(
+            f"{each.path}: {image.width}×{image.height}, and its layout is of a square with padding",
+            "give pictures that were drawn as squares, or make the layouts with another --frame",
+        )
+    width, height = each.padded
+    return unpadded(image, (height, width))
+
+
+def _of_the_rest(each: Boxed, image: Image.Image) -> list[list[float]]:
+    """The boxes as shares of the picture without its padding, which is at its right or lower side."""
+    if each.padded is None:
+        return each.boxes
+    across, down = (max(image.size) / side for side in image.size)
+    return [[x0 * across, y0 * down, x1 * across, y1 * down] for x0, y0, x1, y1 in each.boxes]
 
 
 def _chunks(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:

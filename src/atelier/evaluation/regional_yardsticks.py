@@ -63,8 +63,11 @@ class Boxed:
         path: of the picture.
         boxes: normalised xyxy of the picture.
         phrases: a description each.
+        padded: (W, H) of a picture of which this is the square, with padding at one side (``data.padding``), which is
+            taken off before it is measured; None: it has none.
     """
 
     path: Path
     boxes: list[list[float]]
     phrases: list[str]
+    padded: tuple[int, int] | None = None

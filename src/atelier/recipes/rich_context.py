@@ -50,6 +50,9 @@ class Config(BaseModel):
     )
     max_boxes: int = Field(30, gt=0, description="objects; regions are as many as these make")
     min_area: float = Field(0.01, ge=0, le=1, description="least share of the square that a box covers")
+    max_region_tokens: int = Field(
+        1536, gt=0, description="region tokens of a training picture; of more, the smallest regions are left out"
+    )
     iou_weight: float = Field(1.0, ge=0, description="how much a region favours the boxes that it is most of")
 
     drop_boxes: float = Field(0.1, ge=0, le=1, description="chance of no boxes")
@@ -99,6 +102,7 @@ PROFILES = {
         resolution=64,
         base_model="",
         max_boxes=4,
+        max_region_tokens=512,
         min_area=0.0,
         drop_caption=0.4,
         # As in igligen_xl's twin, where each of these was tried: see docs/laptop.md.
@@ -154,14 +158,16 @@ STAGES = {
 
 
 REGION_TOKENS = {"paper": 512, "parity": 512, "laptop": 64}
-"""Tokens of a picture's regions together, as a training step sees them: what a picture of ten objects of twelve words
-makes, half of them overlapping, and the background's 77; of the twin counted."""
+"""Tokens of a picture's regions together, as a training step is assumed to see them: what a picture of ten objects of
+twelve words makes, half of them overlapping, and the background's 77; of the twin counted. A picture of
+``Config.max_region_tokens``, with which its micro-batch is filled up, has three times as many (the twin's eight)."""
 
 _CC3M = 2_900_000
 """Images of Conceptual Captions, about, as far as their links still live; the paper does not say how many it took."""
 
 # A sample: the latent, the caption's 77 text states (2048 wide, SD's 768), those of ``REGION_TOKENS`` but the
-# background's. Encoding: the autoencoder, and the text encoders over the caption and twenty regions.
+# background's (at the limit, ``max_region_tokens``, 6.3 MB of SDXL's, 2.4 of SD's). Encoding: the autoencoder, and the
+# text encoders over the caption and twenty regions.
 _SDXL_FOOTPRINT = Footprint(548_150_848, 2_567_463_684, 4.7452e12, 1.6887e9, 3.5e12, 2_140_000, 120_000, _CC3M)
 _SD15_FOOTPRINT = Footprint(45_059_008, 859_520_964, 1.8165e12, 8.6067e8, 1.4e12, 838_000, 120_000, _CC3M)
 FOOTPRINTS = {
@@ -200,7 +206,8 @@ class Recipe(GroundedRecipe):
     @property
     def encoding(self) -> dict[str, Any]:
         """What of the configuration decides the encoded samples beside the base and ``sample_settings``."""
-        return {"recipe": self.name, "parity": self.config.parity, "iou_weight": self.config.iou_weight}
+        fields = ("parity", "iou_weight", "max_region_tokens")
+        return {"recipe": self.name, **{name: getattr(self.config, name) for name in fields}}
 
     @property
     def rules(self) -> RegionRules:

@@ -9,12 +9,15 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from atelier.data.batch_reader import column
+from atelier.data.encoder import Encoded
 from atelier.data.raw_example import RawExample
+from atelier.errors import ConfigError
 from atelier.models.flops import regional_training_flops
 from atelier.models.grounded_unet import adapter_parameters, blocks, freeze_base
 from atelier.models.regional.batches import RegionLayout, collate
+from atelier.models.regional.limit import limited
 from atelier.models.regional.reading import read_regions
-from atelier.models.regional.regions import RegionMap, map_regions, unions
+from atelier.models.regional.regions import map_regions, unions
 from atelier.models.regional.rules import ADAPTER, RegionRules
 from atelier.models.regional.texts import region_texts
 from atelier.models.regional.tokens import NO_BOX, RegionTokens
@@ -67,10 +70,11 @@ def open_pipeline(
 
 
 class Encoder:
-    """``atelier.data.encoder.Encoder``: latents, prompt, and every region's tokens, fp16.
+    """``atelier.data.encoder.TakesSquares``, of one resolution: latents, prompt, and the regions' tokens, fp16.
 
     What no cell would lack is not stored: of a region without words (the background) only its number, since the
-    states of no words are the same in every picture.
+    states of no words are the same in every picture. Of more tokens than ``Config.max_region_tokens`` the smallest
+    regions' are not stored either, and their cells are of no region.
     """
 
     def __init__(self, base: Path, config: Config) -> None:
@@ -79,44 +83,65 @@ class Encoder:
         self.text = TEXTS[config.family].load(base, device=str(self.latents.device))
         self.digest = parts_digest(base, ("vae", *self.text.parts))
 
-    @torch.no_grad()
     def encode(self, images: np.ndarray, examples: list[RawExample]) -> list[dict[str, np.ndarray]]:
-        """images uint8 [B, res, res, 3] → B samples of ``latent`` [4, h, w], ``prompt`` [T, D], SDXL's ``pooled`` [P]
-        and of the regions ``cells`` [h, w], ``wordless`` [k] and, a row a token, ``text`` [t, D], ``text_boxes``
-        [t, 4], ``text_bias`` [t], ``text_region`` [t]; float16, the numbers of regions int16, boxes and bias
-        float32."""
+        """As ``encode_squares``: images uint8 [B, res, res, 3]."""
+        return [encoded.arrays for encoded in self.encode_squares({images.shape[1]: images}, examples)]
+
+    @torch.no_grad()
+    def encode_squares(self, squares: dict[int, np.ndarray], examples: list[RawExample]) -> list[Encoded]:
+        """One square of each image, uint8 [B, res, res, 3] → B samples of ``latent`` [4, h, w], ``prompt`` [T, D],
+        SDXL's ``pooled`` [P] and of the regions ``cells`` [h, w], ``wordless`` [k] and, a row a token, ``text`` [t, D],
+        ``text_boxes`` [t, 4], ``text_bias`` [t], ``text_region`` [t]; float16, the numbers of regions int16, boxes and
+        bias float32.
+
+        Counted are ``region_tokens``, the background's among them, ``regions_left_out``, ``pictures_limited`` (those of
+        which any was) and ``descriptions_cut`` (that alone are longer than the text encoder reads).
+
+        Raises:
+            ConfigError: several resolutions; regions are cut for one latent.
+        """
+        if len(squares) != 1:
+            sides = ", ".join(map(str, sorted(squares)))
+            raise ConfigError(f"resolutions {sides}: regions are cut for one latent", "give one resolution")
+        (images,) = squares.values()
         latents = half(self.latents(images))
         captions = self.text.captions([example.caption for example in examples])
         told = {name: half(states) for name, states in captions.items()}
+        reader = region_reader(self.text.tokenizers, self.text.encoders, half)
         regions = read_regions(
             [(example.boxes, example.phrases) for example in examples],
             latents.shape[-2],
             latents.shape[-1],
-            region_reader(self.text.tokenizers, self.text.encoders, half),
+            reader,
             iou_weight=self.config.iou_weight,
             legacy=self.config.parity,
         )
-        return [
-            {
-                "latent": latents[row],
-                **{name: states[row] for name, states in told.items()},
-                **_stored(*own, region_texts(own[0].regions, examples[row].phrases, legacy=self.config.parity)),
+        samples = []
+        for row, (example, own) in enumerate(zip(examples, regions, strict=True)):
+            kept = limited(*own, self.config.max_region_tokens)
+            arrays = {"latent": latents[row], **{name: states[row] for name, states in told.items()}}
+            counts = {
+                "region_tokens": len(kept.tokens.region),
+                "regions_left_out": kept.left_out,
+                "pictures_limited": int(kept.left_out > 0),
+                "descriptions_cut": sum(not reader.fits(phrase) for phrase in example.phrases),
             }
-            for row, own in enumerate(regions)
-        ]
+            texts = region_texts(own[0].regions, example.phrases, legacy=self.config.parity)
+            samples.append(Encoded(arrays | _stored(kept.cells, kept.tokens, texts), counts))
+        return samples
 
 
-def _stored(found: RegionMap, tokens: RegionTokens, texts: list[str]) -> dict[str, np.ndarray]:
+def _stored(cells: np.ndarray, tokens: RegionTokens, texts: list[str]) -> dict[str, np.ndarray]:
     """A picture's regions without the states of no words.
 
     Args:
-        texts: of the regions. By parity one may be a separator alone, whose states are not those of no words.
+        texts: of all regions. By parity one may be a separator alone, whose states are not those of no words.
     """
     unowned = np.unique(tokens.region[(tokens.boxes == NO_BOX).all(axis=1)])
     wordless = np.array([region for region in unowned if not texts[region].strip()], np.int16)
     spoken = ~np.isin(tokens.region, wordless)
     return {
-        "cells": found.cells,
+        "cells": cells,
         "wordless": wordless,
         "text": tokens.text[spoken],
         "text_boxes": tokens.boxes[spoken],
@@ -130,7 +155,9 @@ class Objective(GroundedObjective):
 
     def __init__(self, recipe: Recipe, base: Path) -> None:
         super().__init__(recipe, base)
-        text = TEXTS[self.config.family].load(base)
+        # Every rank reads the states of one empty text and lets go of the encoders: of SDXL 1.6 GB for a moment, where
+        # float32 would be 3.3.
+        text = TEXTS[self.config.family].load(base, torch.float16)
         self._no_words = region_states(text.tokenizers, text.encoders, [""], half).states[0]
         self._dropped = self._without_caption(text)
 

@@ -180,9 +180,17 @@ def _say(metadata: dict[str, Any]) -> None:
     for name in ("filtered", "quarantined"):
         if found := metadata[name]:
             print(f"{name}: {', '.join(f'{count:,} × {reason}' for reason, count in found.items())}", flush=True)
-    if cut := metadata.get("counts", {}).get("captions_cut"):
-        tokens = metadata["counts"]["tokens_cut"]
+    counts = metadata.get("counts", {})
+    if cut := counts.get("captions_cut"):
+        tokens = counts["tokens_cut"]
         print(f"{cut:,} captions are longer than the model reads: {tokens:,} tokens at their ends are lost", flush=True)
+    if unsized := counts.get("pictures_unsized"):
+        print(f"{unsized:,} pictures have no size beside them (<image>.json): taken as having no border", flush=True)
+    if cut := counts.get("descriptions_cut"):
+        print(f"{cut:,} descriptions are longer than the model reads: their ends are lost", flush=True)
+    if left_out := counts.get("regions_left_out"):
+        pictures = counts["pictures_limited"]
+        print(f"{left_out:,} regions left out: {pictures:,} pictures have more tokens than allowed", flush=True)
 
 
 def make_encoder(recipe: str, profile: str, base: str) -> "Encoder":

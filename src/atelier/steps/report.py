@@ -216,6 +216,16 @@ def _short(block: str) -> str:
     return " ".join(word for word in words if word not in ("attentions", "transformer"))
 
 
+_COUNTED = {
+    "captions_cut": "captions cut",
+    "pictures_unsized": "pictures without a size beside them",
+    "descriptions_cut": "descriptions cut",
+    "regions_left_out": "regions left out",
+    "pictures_limited": "pictures of too many region tokens",
+}
+"""What encoders count of their samples, as it is called."""
+
+
 def _data_facts(shards: Manifest) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if "samples" in shards.metadata:
@@ -224,9 +234,10 @@ def _data_facts(shards: Manifest) -> dict[str, Any]:
     facts["quarantined"] = sum(quarantined.values())
     facts |= {f"of these “{reason}”": count for reason, count in quarantined.items()}
     facts |= {f"filtered out: {reason}": count for reason, count in (shards.metadata.get("filtered") or {}).items()}
-    if cut := shards.metadata.get("counts", {}).get("captions_cut"):
-        facts["captions cut"] = cut
-    return facts
+    counts = shards.metadata.get("counts", {})
+    if tokens := counts.get("region_tokens"):
+        facts["region tokens a picture"] = round(tokens / max(shards.metadata.get("samples", 0), 1))
+    return facts | {name: counts[key] for key, name in _COUNTED.items() if counts.get(key)}
 
 
 def _lineage(manifests: dict[str, Manifest]) -> list[Lineage]:
