@@ -110,7 +110,18 @@ def _parser() -> argparse.ArgumentParser:
     layers.add_argument("source", type=Path, help="a released folder, a .pth or .safetensors of layers, or a model's")
     layers.add_argument("target", type=Path, help="a folder (with --base), or a .pth or .safetensors of the layers")
     layers.add_argument("--base", type=Path, metavar="FOLDER", help="the diffusers folder that they were trained on")
-    layers.add_argument("--own-rules", action="store_true", help="regions are cut by our rules, not by upstream's")
+    rules = layers.add_mutually_exclusive_group()
+    rules.add_argument(
+        "--own-rules", action="store_true", help="regions are cut by our rules, whatever the source states"
+    )
+    rules.add_argument("--upstream-rules", action="store_true", help="by upstream's: so too where nothing is stated")
+    lora = command("convert-lora", _convert_lora, "a FLUX LoRA from one file format to another (docs/convert.md)")
+    lora.add_argument("source", type=Path, help="a LoRA of any format, or its folder; which one is found out")
+    lora.add_argument("target", type=Path, help="what to write; must not exist")
+    lora.add_argument("--to", required=True, metavar="FORM", help="diffusers, peft, kohya or aitoolkit")
+    lora.add_argument("--base", type=Path, metavar="FOLDER", help="the FLUX model, to check layers and shapes against")
+    lora.add_argument("--dtype", default="", help="fp32, fp16 or bf16; default: as stored")
+    lora.add_argument("--alpha", type=float, metavar="NUMBER", help="of a bare peft state dict, which does not say it")
 
     from atelier.evaluation import regional_command as regional
     from atelier.evaluation import text_command as judged
@@ -325,15 +336,23 @@ def _convert_crossflow(arguments: argparse.Namespace) -> int:
 
 def _convert_regional(arguments: argparse.Namespace) -> int:
     from atelier.convert.regional_folder import to_folder, to_layers
-    from atelier.models.regional.rules import RegionRules
 
+    parity = arguments.upstream_rules if arguments.own_rules or arguments.upstream_rules else None
     if arguments.target.suffix in (".pth", ".safetensors"):
-        print("\n".join(to_layers(arguments.source, arguments.target)))
+        print("\n".join(to_layers(arguments.source, arguments.target, parity)))
         return 0
     if arguments.base is None:
         raise ConfigError("layers alone draw nothing", "give --base FOLDER, the model that they were trained on")
-    rules = RegionRules(parity=not arguments.own_rules)
-    print("\n".join(to_folder(arguments.source, arguments.target, arguments.base, rules)))
+    print("\n".join(to_folder(arguments.source, arguments.target, arguments.base, parity)))
+    return 0
+
+
+def _convert_lora(arguments: argparse.Namespace) -> int:
+    from atelier.convert.lora_command import convert_lora
+
+    given = vars(arguments)
+    names = ("source", "target", "to", "base", "dtype", "alpha")
+    print("\n".join(convert_lora(**{name: given[name] for name in names}).lines))
     return 0
 
 

@@ -16,6 +16,9 @@ from tests.parity import (
     gligen_data,
     gligen_original,
     gligen_pipelines,
+    grid,
+    grid_data,
+    grid_lora,
     rich_context,
     rich_context_data,
     rich_context_metrics,
@@ -32,6 +35,7 @@ SYSTEMS: dict[str, dict[str, Kind]] = {
         **crossflow_data.KINDS,
     },
     "gligen": {**gligen.KINDS, **gligen_original.KINDS, **gligen_data.KINDS, **gligen_pipelines.KINDS},
+    "grid": {**grid.KINDS, **grid_data.KINDS, **grid_lora.KINDS},
     "rich_context": {
         **rich_context.KINDS,
         **rich_context_data.KINDS,

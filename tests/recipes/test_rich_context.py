@@ -4,29 +4,33 @@ import gc
 import json
 import shutil
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from atelier.cli import main
-from atelier.convert.regional_folder import unpack
+from atelier.convert.regional_folder import to_folder, unpack
 from atelier.data.raw_example import RawExample
 from atelier.errors import ConfigError, DataError
 from atelier.models.grounded_unet import adapter_parameters, is_adapter_key
 from atelier.models.regional.reading import read_regions
 from atelier.models.regional.regions import map_regions
+from atelier.models.regional.rules import ADAPTER, RegionRules, read_rules
+from atelier.models.regional_unet import attach_regional
 from atelier.recipes.registry import get, predecessor_of, profiles
 from atelier.recipes.rich_context_objective import TEXTS
 from atelier.recipes.sd_text import SDText
 from atelier.recipes.sdxl_text import SDXLText
 from atelier.sampling.folder import open_pipeline
 from atelier.sampling.layout_input import PromptLayout, box_fault
-from atelier.sampling.region_text import region_reader
+from atelier.sampling.region_text import region_reader, region_states
+from atelier.sampling.regional_pipeline import _shares
 from atelier.storage.folder import OutputFolder
 from atelier.storage.inputs import InputFolder
 from atelier.training.engine import to_device
@@ -153,6 +157,34 @@ def test_a_batch_holds_every_token_that_a_dense_one_would(name: str, base: Path,
         assert torch.equal(regions["bias"][0][rows], torch.from_numpy(wanted.bias[wanted.region == region]))
     assert (regions["cells"][1] == 0).all()
     assert (regions["region"][2] == 0).sum() == tokenizer.model_max_length, "the background's states of no words"
+
+
+@pytest.mark.parametrize(
+    ("phrases", "parity", "wordless"),
+    [(("...", "; ;"), False, [0, 1, 2, 3]), ((";", "; ;"), True, [0, 1, 2])],  # upstream's overlap is a separator
+)
+def test_descriptions_of_signs_alone_are_stored_as_no_words(
+    name: str, base: Path, phrases: tuple[str, str], parity: bool, wordless: list[int]
+) -> None:
+    """What is made again of the sample is what the sampler reads of the same layout."""
+    recipe, silent = get(name, "laptop", {"parity": parity}), example(7, OVERLAPPING, phrases)
+    made = recipe.encoder(base).encode(np.zeros((1, 64, 64, 3), np.uint8), [silent])[0]
+    assert made["wordless"].tolist() == wordless
+    assert made["wordless"].dtype == np.int16
+    regions = recipe.objective(base).collate([made | {"json": {"boxes": OVERLAPPING}}])["regions"]
+    text = text_of(name, base)
+    reader = region_reader(text.tokenizers, text.encoders)
+    ((_, wanted),) = read_regions([(silent.boxes, phrases)], 16, 16, reader, legacy=parity)
+    for number in range(4):
+        given, read = regions["region"][0] == number, wanted.region == number
+        expected = torch.from_numpy(wanted.text[read])
+        torch.testing.assert_close(regions["text"][0][given].float(), expected, atol=1e-2, rtol=1e-2)
+
+
+def test_a_description_beside_signs_alone(name: str, base: Path) -> None:
+    mixed = example(8, OVERLAPPING, ("...", "a cat"))
+    made = get(name, "laptop").encoder(base).encode(np.zeros((1, 64, 64, 3), np.uint8), [mixed])[0]
+    assert made["wordless"].tolist() == [0, 2], "the first box alone"
 
 
 def test_objects_that_the_text_encoder_would_cut_off_are_kept(name: str, base: Path) -> None:
@@ -458,9 +490,10 @@ def test_a_folder_remembers_by_which_rules_it_was_trained(
     assert not np.array_equal(by_upstream, draw(ours, **layout))
     assert np.array_equal(draw(ours, **layout), draw(open_pipeline(upstreams), **layout, parity=False))
 
-    # Layers from elsewhere, and back: by upstream's rules unless one says otherwise.
+    # Layers that state no rules, as released ones, and back: by upstream's unless one says otherwise.
     layers = str(tmp_path / "layers.pth")
     assert main(["convert-regional", str(exported), layers]) == 0
+    assert "regions by our rules, which a .pth does not state" in capsys.readouterr().out
     assert main(["convert-regional", layers, str(tmp_path / "a"), "--base", str(base)]) == 0
     assert "regions by upstream's rules" in capsys.readouterr().out
     assert main(["convert-regional", layers, str(tmp_path / "b"), "--base", str(base), "--own-rules"]) == 0
@@ -472,6 +505,56 @@ def test_a_folder_remembers_by_which_rules_it_was_trained(
     assert main(["convert-regional", layers, str(tmp_path / "c"), "--base", str(base)]) == 2
     assert "holds LoRA weights" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
+
+
+def test_rules_that_a_source_states_go_along(
+    name: str, exported: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a folder, and from a file of layers; a flag changes which rules, never the weight."""
+    adapter = load_file(exported / ADAPTER)
+    for rules in (RegionRules(False, 0.25), RegionRules(True, 2.0)):
+        folder, layers = tmp_path / f"{rules.parity}", tmp_path / f"{rules.parity}.safetensors"
+        folder.mkdir()
+        get(name, "laptop", {"parity": rules.parity, "iou_weight": rules.iou_weight}).export(base, adapter, folder)
+        assert main(["convert-regional", str(folder), str(layers)]) == 0
+        assert read_rules(layers) == rules
+        for number, source in enumerate((folder, layers)):
+            for flag, parity in (("", rules.parity), ("--own-rules", False), ("--upstream-rules", True)):
+                target = tmp_path / f"{rules.parity}{number}{flag}"
+                given = ["convert-regional", str(source), str(target), "--base", str(base), *([flag] if flag else [])]
+                assert main(given) == 0
+                assert open_pipeline(target).rules == RegionRules(parity, rules.iou_weight)
+        other = tmp_path / f"other-{rules.parity}.safetensors"
+        flag = "--own-rules" if rules.parity else "--upstream-rules"
+        assert main(["convert-regional", str(layers), str(other), flag]) == 0
+        assert read_rules(other) == RegionRules(not rules.parity, rules.iou_weight)
+    assert "regions by our rules, iou_weight 0.25" in capsys.readouterr().out
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    unpack(folder, taken, json.loads((base / "unet" / "config.json").read_text()))
+    assert read_rules(taken / ADAPTER) == RegionRules(True, 2.0)
+    save_file(adapter, tmp_path / "silent.safetensors")
+    assert read_rules(tmp_path / "silent.safetensors") is None
+    assert main(["convert-regional", str(tmp_path / "silent.safetensors"), str(tmp_path / "made.safetensors")]) == 0
+    assert read_rules(tmp_path / "made.safetensors") == RegionRules(True)
+
+
+def test_layers_that_nothing_draws_with_are_refused_by_name(exported: Path, base: Path, tmp_path: Path) -> None:
+    unet = attach_regional(UNet2DConditionModel.from_pretrained(base / "unet"), "instdiff")
+    layers = tmp_path / "layers.safetensors"
+    save_file({name: parameter.detach() for name, parameter in adapter_parameters(unet).items()}, layers)
+    with pytest.raises(ConfigError, match="InstanceDiffusion's self-attention"):
+        to_folder(layers, tmp_path / "made", base)
+    assert not (tmp_path / "made").exists()
+    folder = tmp_path / "folder"
+    shutil.copytree(exported, folder)
+    shutil.copy(layers, folder / ADAPTER)
+    with pytest.raises(ConfigError, match="InstanceDiffusion's self-attention"):
+        open_pipeline(folder)
+    pipeline = open_pipeline(exported)
+    pipeline.register_modules(unet=unet)
+    with pytest.raises(ConfigError, match="InstanceDiffusion's self-attention"):
+        draw(pipeline, boxes=OVERLAPPING, labels=list(PHRASES))
 
 
 def test_an_empty_prompt_is_what_a_dropped_caption_was(name: str, exported: Path) -> None:
@@ -506,6 +589,13 @@ def test_an_empty_prompt_is_what_a_dropped_caption_was(name: str, exported: Path
     stock.set_progress_bar_config(disable=True)
     plain = stock("", **size, generator=[torch.Generator().manual_seed(5)]).images
     assert np.allclose(drawn(""), plain, atol=1e-5), "without a layout it is its base"
+    # What the second encoder alone is told is told: the prompt's states as the stock pipeline has them.
+    states, _, summary, _ = stock.encode_prompt("", "a nine", do_classifier_free_guidance=False)
+    half = drawn(None, prompt_embeds=states, pooled_prompt_embeds=summary, **negative, **layout)
+    assert np.allclose(drawn("", prompt_2="a nine", **layout), half, atol=1e-5)
+    assert not np.allclose(half, empty, atol=1e-3)
+    assert np.allclose(drawn(["", "a seven"], prompt_2=["a nine", ""], **layout)[0], half[0], atol=1e-4)
+    assert np.allclose(drawn("", prompt_2=[" "], **layout), empty, atol=1e-5)
 
 
 def test_a_picture_does_not_depend_on_its_neighbours(exported: Path) -> None:
@@ -523,6 +613,25 @@ def test_a_picture_does_not_depend_on_its_neighbours(exported: Path) -> None:
     alone = drawn(["a two"], [[[0, 0, 1, 1]]], [["a two"]], [2])
     assert np.allclose(together[1], alone[0], atol=1e-4)
     assert together.shape == (2, 64, 96, 3), "not a square"
+    # One without boxes is the base model's alone, one with them has its own, whichever comes first.
+    boxed = drawn(["a seven"], [OVERLAPPING], [list(PHRASES)], [1])
+    for words in ("a two", ""):
+        plain = drawn([words], [None], [None], [2])
+        mixed = drawn(["a seven", words], [OVERLAPPING, None], [list(PHRASES), None], [1, 2])
+        assert np.allclose(mixed, np.concatenate((boxed, plain)), atol=1e-4)
+        swapped = drawn([words, "a seven"], [[], OVERLAPPING], [[], list(PHRASES)], [2, 1])
+        assert np.allclose(swapped, np.concatenate((plain, boxed)), atol=1e-4)
+    copies = pipeline(
+        ["a seven", "a two"], height=64, width=96, num_inference_steps=2, guidance_scale=1.0, output_type="np",
+        generator=[torch.Generator().manual_seed(seed) for seed in (1, 1, 2, 2)], num_images_per_prompt=2,
+        boxes=[OVERLAPPING, None], labels=[list(PHRASES), None],
+    ).images  # fmt: skip
+    bare = pipeline(
+        "a two", height=64, width=96, num_inference_steps=2, guidance_scale=1.0, output_type="np",
+        generator=torch.Generator().manual_seed(2),
+    ).images  # fmt: skip
+    assert all(np.allclose(copy, bare[0], atol=1e-4) for copy in copies[2:])
+    assert not np.allclose(copies[0], copies[2], atol=1e-2)
 
 
 def test_the_published_size_draws_described_objects_that_overlap() -> None:
@@ -536,10 +645,66 @@ def test_the_published_size_draws_described_objects_that_overlap() -> None:
         assert min(len(phrase.split()) for phrase in layout.phrases) >= 8
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        list,
+        torch.tensor,
+        np.array,
+        lambda boxes: [np.array(box, np.float32) for box in boxes],
+        lambda boxes: [[np.float32(value) for value in box] for box in boxes],
+        lambda boxes: [list(torch.tensor(box)) for box in boxes],
+    ],
+)
+def test_boxes_in_pixels_in_every_form(form: Callable[[list[list[float]]], Any]) -> None:
+    pixels = [[6.0, 16.0, 48.0, 32.0], [24.0, 8.0, 96.0, 64.0]]
+    shares = [[0.0625, 0.25, 0.5, 0.5], [0.25, 0.125, 1.0, 1.0]]
+    assert _shares(form(pixels), 64, 96) == shares
+    assert _shares([form(pixels), None, [], form(pixels)[:1]], 64, 96) == [shares, None, [], shares[:1]]
+    assert _shares(None, 64, 96) is None
+    assert _shares(np.zeros((0, 4)), 64, 96) == []
+
+
+def test_a_list_of_no_boxes_in_pixels(exported: Path) -> None:
+    pipeline = open_pipeline(exported)
+    layout = {"boxes": [[]], "labels": [[]], "box_unit": "px"}
+    assert np.array_equal(draw(pipeline, **layout), draw(pipeline))
+
+
+def test_many_texts_are_encoded_in_parts(name: str, base: Path) -> None:
+    """What each encoder has before it at once, counted as it is called; every state is that of the text alone."""
+    text = text_of(name, base)
+    texts = [f"a {'big' if n % 2 else 'tiny'} seven " + "three " * (n // 2 % 7) + f"{n}" for n in range(150)]
+    rows: list[int] = []
+    made: list[int] = []
+
+    def array(states: torch.Tensor) -> np.ndarray:
+        made.append(len(states))
+        return states.numpy().astype(np.float16)
+
+    for encoder in text.encoders:
+        encoder.register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
+    ids, states = region_states(text.tokenizers, text.encoders, texts, array)
+    assert max(rows) <= 64
+    assert sum(rows) == 150 * len(text.encoders)
+    assert made == [64, 64, 22], "moved part by part"
+    assert (states.dtype, ids.dtype) == (np.float16, np.int64)
+    for row in (0, 63, 64, 149):
+        alone = region_states(text.tokenizers, text.encoders, [texts[row]])
+        assert np.array_equal(ids[row], alone.ids[0])
+        np.testing.assert_allclose(states[row], alone.states[0], atol=2e-3)
+    assert not np.allclose(states[63], states[64], atol=1e-2)
+
+
 def test_bad_layouts_are_named(exported: Path, base: Path) -> None:
     pipeline = open_pipeline(exported)
     for given, said in (
-        ({"boxes": OVERLAPPING, "labels": ["a seven"]}, "2 boxes and 1 phrases"),
+        ({"boxes": OVERLAPPING, "labels": ["a seven"]}, "2 boxes and 1 labels"),
+        ({"boxes": OVERLAPPING, "labels": "a seven"}, "labels is the string 'a seven'"),
+        ({"boxes": OVERLAPPING * 20, "labels": list(PHRASES) * 20}, "or raise max_objs"),
+        ({"boxes": [[10, 10, 40]], "labels": ["a seven"], "box_unit": "px"}, "has 3 numbers, not 4"),
+        ({"boxes": [[10, 10, "x", 40]], "labels": ["a seven"], "box_unit": "px"}, "is not four numbers"),
+        ({"boxes": [[10, 10, 80, 40]], "labels": ["a seven"], "box_unit": "px"}, "not within 0 to 1"),
         ({"boxes": [[10, 10, 40, 40]], "labels": ["a seven"]}, "not within 0 to 1"),
         ({"boxes": OVERLAPPING, "labels": list(PHRASES), "box_unit": "cm"}, "box_unit is 'cm'"),
         ({"boxes": OVERLAPPING * 20, "labels": list(PHRASES) * 20}, "40 boxes, more than the 30"),

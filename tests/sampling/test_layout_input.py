@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from atelier.errors import ConfigError
-from atelier.sampling.layout_input import read_layouts
+from atelier.sampling.layout_input import Names, read_layouts
 
 BOX = (0.125, 0.25, 0.5, 0.625)
 OTHER = (0.5, 0.5, 1.0, 1.0)
@@ -72,6 +72,24 @@ def test_embeddings_in_the_place_of_phrases() -> None:
 def test_faults_are_named(boxes: Any, phrases: Any, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         read(boxes, phrases)
+
+
+def test_faults_name_the_callers_own_arguments() -> None:
+    names = Names("label", "labels", "label_states", "raise max_objs")
+    for boxes, labels, states, named, todo in (
+        ([BOX], "a dog", None, "labels is the string 'a dog'", "give a list: a label a box"),
+        ([BOX], None, None, "prompt 0 has 1 boxes and 0 labels", "give a label a box"),
+        ([BOX], [["a"]], None, "1 lists of labels for 2 prompts", "one a prompt"),
+        ([[BOX], [BOX]], [["a"], [7]], None, "label 7 of prompt 1 is not a string", "give a label a box"),
+        ([BOX] * 4, ["a"] * 4, None, "prompt 0 has 4 boxes", "raise max_objs"),
+        ([BOX], ["a"], torch.ones(1, 8), "labels and label_states are both given", "give one of the two"),
+        ([BOX], None, torch.ones(2, 8), "prompt 0 has 1 boxes and 2 label embeddings", "give a label a box"),
+    ):
+        with pytest.raises(ConfigError, match=named) as raised:
+            read_layouts(boxes, labels, states, 2, 3, names)
+        assert todo in str(raised.value)
+    with pytest.raises(ConfigError, match="gligen_max_boxes"):
+        read([BOX] * 4, ["a"] * 4)
 
 
 def test_phrases_and_embeddings_at_once() -> None:

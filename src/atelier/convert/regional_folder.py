@@ -1,5 +1,6 @@
 """Rich-context models as folders: a stock diffusers base, and the trained regional layers in a file beside it."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +17,8 @@ from atelier.convert.weights import MAX_SHARD, Weights, of_file, save, save_fold
 from atelier.errors import ConfigError, DataError
 from atelier.models.grounded_unet import adapter_parameters, is_adapter_key
 from atelier.models.keys import Shape, listed, require_same_keys
-from atelier.models.regional.rules import RegionRules
-from atelier.models.regional_unet import ADAPTER, attach_regional, kind_of
+from atelier.models.regional.rules import ADAPTER, RegionRules, read_rules
+from atelier.models.regional_unet import attach_regional, kind_of, require_drawn
 from atelier.storage.atomic import new_folder, replace_file
 
 _POSITIVE = "null_positive_feature"
@@ -42,9 +43,11 @@ def export(base: Path, adapter: Mapping[str, Tensor], folder: Path, rules: Regio
         parameter counts: ``adapter`` and ``total``.
 
     Raises:
-        ConfigError: counts and lists the adapter's keys that are missing, unknown or of another shape.
+        ConfigError: counts and lists the adapter's keys that are missing, unknown or of another shape; or nothing
+            draws with such layers.
         DataError: the base is no whole diffusers folder.
     """
+    require_drawn(kind_of(adapter))
     frozen, config = unet_folder.read(base / "unet")
     frozen = {name: weight for name, weight in frozen.items() if not is_adapter_key(name)}
     check_adapter({name: tuple(tensor.shape) for name, tensor in adapter.items()}, config, "the adapter")
@@ -76,47 +79,75 @@ def unpack(source: Path, folder: Path, config: Mapping[str, Any]) -> list[str]:
     """
     weights, lines = _read(source)
     check_adapter(shapes_of(weights), config, str(source))
-    save(weights, folder / ADAPTER)
+    stated = _stated(source)
+    save(weights, folder / ADAPTER, stated.metadata() if stated else None)
     return lines
 
 
-def to_folder(source: Path, target: Path, base: Path, rules: RegionRules) -> list[str]:
+def to_folder(source: Path, target: Path, base: Path, parity: bool | None = None) -> list[str]:
     """Regional layers from elsewhere to a folder that draws, which appears whole or not at all.
 
     Args:
         source: as of ``unpack``.
         base: the diffusers folder that they were trained on.
-        rules: that they were trained by.
+        parity: whether regions are made by upstream's rules or by ours; None: as the source states, upstream's where
+            it states nothing, as released ones.
 
     Returns:
         what there is to say.
 
     Raises:
-        ConfigError: the layers are not the base's; lists the keys. Or the target exists. DataError: a source is
-            missing or damaged.
+        ConfigError: the layers are not the base's; lists the keys. Or nothing draws with them, or the target exists.
+            DataError: a source is missing or damaged.
     """
     _require_new(target)
     weights, lines = _read(source)
+    rules = _rules(source, parity)
     with new_folder(target) as folder:
         counts = export(base, {name: weight.tensor() for name, weight in weights.items()}, folder, rules)
-    by = "upstream's rules" if rules.parity else "our rules"
-    return [*lines, f"wrote {target}: {counts['total']:,} parameters on {base}, regions by {by}"]
+    return [*lines, f"wrote {target}: {counts['total']:,} parameters on {base}, regions by {_named(rules)}"]
 
 
-def to_layers(source: Path, target: Path) -> list[str]:
-    """A folder's regional layers alone, by their published names, as .safetensors, or as .pth for upstream's loader.
+def to_layers(source: Path, target: Path, parity: bool | None = None) -> list[str]:
+    """Regional layers alone, by their published names: as .safetensors, which states by which rules they were trained,
+    or as .pth for upstream's loader, which cannot.
+
+    Args:
+        source: as of ``unpack``.
+        parity: as of ``to_folder``.
+
+    Returns:
+        what there is to say.
 
     Raises:
         ConfigError: the source has none, or the target exists. DataError: it is missing or damaged.
     """
     _require_new(target)
     weights, lines = _read(source)
+    rules, told = _rules(source, parity), target.suffix == ".safetensors"
     with replace_file(target) as scratch:
-        if target.suffix == ".safetensors":
-            save(weights, scratch)
+        if told:
+            save(weights, scratch, rules.metadata())
         else:
             torch.save({name: weight.tensor() for name, weight in weights.items()}, scratch)
-    return [*lines, f"wrote {target}"]
+    said = f"regions by {_named(rules)}" + ("" if told else f", which a {target.suffix} does not state")
+    return [*lines, f"wrote {target}: {said}"]
+
+
+def _stated(source: Path) -> RegionRules | None:
+    """What the source says of its rules, if anything."""
+    place = source / ADAPTER if source.is_dir() else source
+    return read_rules(place) if place.suffix == ".safetensors" and place.is_file() else None
+
+
+def _rules(source: Path, parity: bool | None) -> RegionRules:
+    rules = _stated(source) or RegionRules(parity=True)
+    return rules if parity is None else dataclasses.replace(rules, parity=parity)
+
+
+def _named(rules: RegionRules) -> str:
+    by = "upstream's rules" if rules.parity else "our rules"
+    return by if rules.iou_weight == RegionRules().iou_weight else f"{by}, iou_weight {rules.iou_weight:g}"
 
 
 def _require_new(target: Path) -> None:

@@ -219,13 +219,17 @@ def size_of(text: str) -> int:
     return int(found[1]) * _UNITS.get(found[2] or "", 1)
 
 
-def save(weights: Weights, path: Path) -> None:
-    """Writes one safetensors file, names sorted."""
+def save(weights: Weights, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes one safetensors file, names sorted, with ``metadata`` beside the mark of torch's layout in its header."""
     from safetensors.torch import save_file
 
     with os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: weights[name].tensor() for name in sorted(weights)}, path, metadata={"format": "pt"})
+        save_file(
+            {name: weights[name].tensor() for name in sorted(weights)},
+            path,
+            metadata={"format": "pt"} | dict(metadata or {}),
+        )
 
 
 def save_folder(weights: Weights, folder: Path, max_shard: int, stem: str = "diffusion_pytorch_model") -> list[str]:

@@ -7,7 +7,7 @@ from atelier.errors import ConfigError
 
 Shape = tuple[int, ...]
 
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+_NUMBER = re.compile(r"(?<=[._])\d+(?=[._]|$)")
 
 
 def require_same_keys(found: Mapping[str, Shape], expected: Mapping[str, Shape], what: str, fix: str) -> None:

@@ -15,9 +15,6 @@ from atelier.models.regional.fusers import (
 )
 from atelier.models.regional.position_net import RegionTextNet
 
-ADAPTER = "regional_adapter.safetensors"
-"""The trained layers' file beside a stock base model."""
-
 FuserKind: TypeAlias = Literal["ca", "casa", "instdiff"]
 
 FUSERS: dict[FuserKind, type[RegionalCrossAttention] | type[InstDiffSelfAttention]] = {
@@ -47,7 +44,8 @@ def attach_regional(
         positive_len: width of a text state; the UNet's cross_attention_dim by default.
         hidden: hidden width of the position net.
         boxed: whether the position net reads boxes.
-        keep_small: whether small regions keep a cell on coarse levels (``Grounding``); upstream loses them.
+        keep_small: whether small regions get a cell on coarse levels where there is room (``Grounding``); upstream
+            loses them.
 
     Returns:
         the same UNet.
@@ -82,6 +80,19 @@ def adopt_regional(
     attach_regional(unet, kind_of(state), text, len(bias), boxed=boxed, keep_small=keep_small)
     load_adapter(unet, state)
     return unet
+
+
+def require_drawn(kind: FuserKind) -> None:
+    """A sampler knows these fusers.
+
+    Raises:
+        ConfigError: it is the ablation, whose regions have one pooled token each, which no sampler here makes.
+    """
+    if kind == "instdiff":
+        raise ConfigError(
+            "these layers are the ablation with InstanceDiffusion's self-attention (instdiff), which is not drawn with",
+            f"use layers of {', '.join(name for name in FUSERS if name != 'instdiff')}",
+        )
 
 
 def kind_of(names: Iterable[str]) -> FuserKind:

@@ -10,17 +10,11 @@ from torch import Tensor, nn
 
 from atelier.models.crossflow.flow import FlowNetwork
 from atelier.models.crossflow.text_encoder import Posterior
+from atelier.recipes.flow_matching import Interpolant
 
 SIGMA_MIN = 1e-5
 """What is left of the text's latent at t = 1."""
 KL_WEIGHT = 1e-2
-
-
-class Interpolant(NamedTuple):
-    """A point of the straight path and the velocity along it, [B, C, H, W] each."""
-
-    x: Tensor
-    velocity: Tensor
 
 
 class FlowLoss(NamedTuple):
@@ -29,12 +23,6 @@ class FlowLoss(NamedTuple):
     per_sample: Tensor
     predictions: list[Tensor]
     targets: list[Tensor]
-
-
-def interpolant(text: Tensor, image: Tensor, t: Tensor, sigma_min: float = SIGMA_MIN) -> Interpolant:
-    """x = (1 − (1 − σ) t) text + t image at times t [B]."""
-    t = t.view(-1, 1, 1, 1)
-    return Interpolant((1 - (1 - sigma_min) * t) * text + t * image, image - (1 - sigma_min) * text)
 
 
 def at_resolution(velocity: Tensor, side: int) -> Tensor:

@@ -25,8 +25,9 @@ from atelier.models.crossflow.model import CrossFlow, released_name
 from atelier.models.crossflow.text_encoder import Posterior
 from atelier.recipes import crossflow_losses as losses
 from atelier.recipes.crossflow import moments_field
-from atelier.recipes.crossflow_losses import Everyone, FlowLoss, Interpolant
+from atelier.recipes.crossflow_losses import Everyone, FlowLoss
 from atelier.recipes.denoising import compute_dtype
+from atelier.recipes.flow_matching import Interpolant, interpolant
 from atelier.training.everyone import all_rows
 from atelier.training.protocol import Draws
 
@@ -119,7 +120,7 @@ def terms(
     source = text_latent
     if not rules.null_teaches_text:
         source = torch.where(null[:, None, None, None], text_latent.detach(), text_latent)
-    path = losses.interpolant(source, targets, t, rules.sigma_min)
+    path = interpolant(source, targets, t, rules.sigma_min)
     flow = losses.flow_loss(model.flow, path, t, null, dtype)
     kl = losses.kl_loss(posterior)
     contrastive = flat.new_zeros(())

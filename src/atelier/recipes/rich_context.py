@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from atelier.evaluation.bars import Bars
+from atelier.models.regional.rules import ADAPTER, RegionRules
 from atelier.recipes.grounded_recipe import GroundedRecipe
 from atelier.recipes.starting import Starting
 from atelier.training.config import TrainConfig
@@ -29,13 +30,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from atelier.convert.weights import Weights
-    from atelier.models.regional.rules import RegionRules
     from atelier.recipes.layouts import Layout
     from atelier.recipes.rich_context_objective import Encoder, Objective
     from atelier.sampling.regional_pipeline import RegionalMixin
     from atelier.storage.inputs import InputFolder
-
-ADAPTER = "regional_adapter.safetensors"
 
 
 class Config(BaseModel):
@@ -212,10 +210,8 @@ class Recipe(GroundedRecipe):
         return {"recipe": self.name, **{name: getattr(self.config, name) for name in fields}}
 
     @property
-    def rules(self) -> "RegionRules":
+    def rules(self) -> RegionRules:
         """By which boxes and descriptions become tokens."""
-        from atelier.models.regional.rules import RegionRules
-
         return RegionRules(self.config.parity, self.config.iou_weight)
 
     @property

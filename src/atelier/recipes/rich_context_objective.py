@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from atelier.data.batch_reader import column
@@ -19,9 +18,10 @@ from atelier.models.regional.batches import RegionLayout, collate
 from atelier.models.regional.limit import limited
 from atelier.models.regional.reading import read_regions
 from atelier.models.regional.regions import map_regions, unions
-from atelier.models.regional.rules import RegionRules, read_rules
+from atelier.models.regional.rules import ADAPTER, RegionRules
+from atelier.models.regional.texts import region_texts
 from atelier.models.regional.tokens import NO_BOX, RegionTokens
-from atelier.models.regional_unet import ADAPTER, adopt_regional, attach_regional
+from atelier.models.regional_unet import attach_regional
 from atelier.recipes.denoising import compute_dtype, load_scheduler
 from atelier.recipes.grounded_objective import GroundedObjective
 from atelier.recipes.grounding import base_sizes, pad_boxes
@@ -30,7 +30,7 @@ from atelier.recipes.rich_context import Config, Recipe
 from atelier.recipes.sd_text import SDText
 from atelier.recipes.sdxl_text import SDXLText
 from atelier.sampling.region_text import region_reader, region_states
-from atelier.sampling.regional_pipeline import RegionalMixin
+from atelier.sampling.regional_pipeline import RegionalMixin, adopt_drawn
 from atelier.sampling.regional_sd import StableDiffusionRegionalPipeline
 from atelier.sampling.regional_sdxl import StableDiffusionXLRegionalPipeline
 from atelier.training.protocol import Draws
@@ -48,8 +48,8 @@ def open_pipeline(
         rules: of ``unet``; an exported folder names its own.
     """
     if unet is None:
-        unet, rules = UNet2DConditionModel.from_pretrained(base / "unet").eval(), read_rules(base / ADAPTER)
-        adopt_regional(unet, load_file(base / ADAPTER), keep_small=not rules.parity)
+        unet = UNet2DConditionModel.from_pretrained(base / "unet").eval()
+        rules = adopt_drawn(unet, base / ADAPTER)
     text = TEXTS[family].load(base)
     parts: dict[str, Any] = {
         "vae": AutoencoderKL.from_pretrained(base / "vae").eval().requires_grad_(False),
@@ -126,17 +126,23 @@ class Encoder:
                 "pictures_limited": int(kept.left_out > 0),
                 "descriptions_cut": sum(not reader.fits(phrase) for phrase in example.phrases),
             }
-            samples.append(Encoded(arrays | _stored(kept.cells, kept.tokens), counts))
+            texts = region_texts(own[0].regions, example.phrases, legacy=self.config.parity)
+            samples.append(Encoded(arrays | _stored(kept.cells, kept.tokens, texts), counts))
         return samples
 
 
-def _stored(cells: np.ndarray, tokens: RegionTokens) -> dict[str, np.ndarray]:
-    """A picture's regions without the states of no words."""
-    wordless = np.unique(tokens.region[(tokens.boxes == NO_BOX).all(axis=1)])
+def _stored(cells: np.ndarray, tokens: RegionTokens, texts: list[str]) -> dict[str, np.ndarray]:
+    """A picture's regions without the states of no words.
+
+    Args:
+        texts: of all regions. By parity one may be a separator alone, whose states are not those of no words.
+    """
+    unowned = np.unique(tokens.region[(tokens.boxes == NO_BOX).all(axis=1)])
+    wordless = np.array([region for region in unowned if not texts[region].strip()], np.int16)
     spoken = ~np.isin(tokens.region, wordless)
     return {
         "cells": cells,
-        "wordless": wordless.astype(np.int16),
+        "wordless": wordless,
         "text": tokens.text[spoken],
         "text_boxes": tokens.boxes[spoken],
         "text_bias": tokens.bias[spoken],
@@ -152,8 +158,7 @@ class Objective(GroundedObjective):
         # Every rank reads the states of one empty text and lets go of the encoders: of SDXL 1.6 GB for a moment, where
         # float32 would be 3.3.
         text = TEXTS[self.config.family].load(base, torch.float16)
-        _, states = region_states(text.tokenizers, text.encoders, [""])
-        self._no_words = half(states[0])
+        self._no_words = region_states(text.tokenizers, text.encoders, [""], half).states[0]
         self._dropped = self._without_caption(text)
 
     def _without_caption(self, text: SDXLText | SDText) -> dict[str, Tensor]:
@@ -201,7 +206,8 @@ class Objective(GroundedObjective):
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """Shard samples to a batch: latents [B, 4, h, w], prompt [B, T, D], SDXL's pooled [B, P], boxes [B, N, 4] and
-        masks [B, N] for the loss's weights, and ``RegionTextNet``'s arguments; floats are float32."""
+        masks [B, N] for the loss's weights, and ``RegionTextNet``'s arguments. Floats are float32 but for the regions'
+        text, which stays float16 as it is stored: the step casts it where it runs, half as much is sent there."""
 
         def stack(name: str) -> Tensor:
             return torch.from_numpy(column(samples, name).astype(np.float32))

@@ -26,7 +26,7 @@ def open_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     parts: dict[str, Any] = json.loads(index.read_text())
     if parts.get("_class_name") == "CrossFlowPipeline":
         raise ConfigError(f"{folder} is a CrossFlow, which knows no boxes", "draw with it by `atelier paint`")
-    from atelier.models.regional_unet import ADAPTER
+    from atelier.models.regional.rules import ADAPTER
 
     regional, xl = (folder / ADAPTER).is_file(), (parts.get("text_encoder_2") or [None])[0] is not None
     return _class_of(regional, xl).from_pretrained(folder, torch_dtype=dtype)

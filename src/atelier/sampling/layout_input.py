@@ -31,12 +31,29 @@ class PromptLayout:
     embeddings: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Names:
+    """What errors call a caller's arguments: GLIGEN's, unless he says otherwise.
+
+    Attributes:
+        phrase: one of the phrases.
+        phrases, embeddings: the arguments that they, and their embeddings, are given by.
+        room: what to do about more boxes than there may be.
+    """
+
+    phrase: str = "phrase"
+    phrases: str = "gligen_phrases"
+    embeddings: str = "gligen_phrase_embeds"
+    room: str = "leave some out; gligen_max_boxes is what the model was trained with"
+
+
 def read_layouts(
     boxes: Boxes | Sequence[Boxes | None] | Tensor | None,
     phrases: Sequence[str] | Sequence[Sequence[str] | None] | None,
     embeddings: Tensor | Sequence[Tensor | None] | None,
     prompts: int,
     max_boxes: int,
+    names: Names | None = None,
 ) -> list[PromptLayout]:
     """A layout a prompt, or an empty list where nothing is given.
 
@@ -46,25 +63,27 @@ def read_layouts(
         embeddings: instead of phrases: [N, width] for every prompt, or one a prompt.
         prompts: how many prompts there are.
         max_boxes: the number of slots.
+        names: of the arguments, for what is raised.
 
     Raises:
         ConfigError: says which prompt and which box, what is wrong and what to do.
     """
+    names = names or Names()
     if phrases is not None and embeddings is not None:
-        raise ConfigError("gligen_phrases and gligen_phrase_embeds are both given", "give one of the two")
+        raise ConfigError(f"{names.phrases} and {names.embeddings} are both given", "give one of the two")
     if isinstance(phrases, str):
-        raise ConfigError(f"gligen_phrases is the string {phrases!r}", "give a list: a phrase a box")
+        raise ConfigError(f"{names.phrases} is the string {phrases!r}", f"give a list: a {names.phrase} a box")
     if _absent(boxes) and _absent(phrases) and _absent(embeddings):
         return []
     own_boxes = _a_prompt(boxes, _boxes_are_shared(boxes), prompts, "boxes")
     own_phrases = _a_prompt(
-        phrases, phrases is not None and any(isinstance(p, str) for p in phrases), prompts, "phrases"
+        phrases, phrases is not None and any(isinstance(p, str) for p in phrases), prompts, f"{names.phrase}s"
     )
     own_embeddings = _a_prompt(
-        embeddings, isinstance(embeddings, Tensor) and embeddings.dim() == 2, prompts, "phrase embeddings"
+        embeddings, isinstance(embeddings, Tensor) and embeddings.dim() == 2, prompts, f"{names.phrase} embeddings"
     )
     return [
-        _layout(number, *given, max_boxes)
+        _layout(number, *given, max_boxes, names)
         for number, given in enumerate(zip(own_boxes, own_phrases, own_embeddings, strict=True))
     ]
 
@@ -115,20 +134,21 @@ def _a_prompt(given: Any, shared: bool, prompts: int, what: str) -> list[Any]:
     return list(given)
 
 
-def _layout(number: int, boxes: Any, phrases: Any, embeddings: Any, max_boxes: int) -> PromptLayout:
+def _layout(number: int, boxes: Any, phrases: Any, embeddings: Any, max_boxes: int, names: Names) -> PromptLayout:
     boxes = [] if boxes is None else list(boxes)
     phrases = [] if phrases is None else list(phrases)
-    counted, what = (len(phrases), "phrases") if embeddings is None else (len(embeddings), "phrase embeddings")
+    one = names.phrase
+    counted, what = (len(phrases), f"{one}s") if embeddings is None else (len(embeddings), f"{one} embeddings")
     if len(boxes) != counted:
-        raise ConfigError(f"prompt {number} has {len(boxes)} boxes and {counted} {what}", "give a phrase a box")
+        raise ConfigError(f"prompt {number} has {len(boxes)} boxes and {counted} {what}", f"give a {one} a box")
     if len(boxes) > max_boxes:
         raise ConfigError(
             f"prompt {number} has {len(boxes)} boxes, more than the {max_boxes} slots",
-            "leave some out; gligen_max_boxes is what the model was trained with",
+            names.room,
         )
     for phrase in phrases:
         if not isinstance(phrase, str):
-            raise ConfigError(f"phrase {phrase!r} of prompt {number} is not a string", "give a phrase a box")
+            raise ConfigError(f"{one} {phrase!r} of prompt {number} is not a string", f"give a {one} a box")
     for place, box in enumerate(boxes):
         if fault := box_fault(box):
             shown = box.tolist() if isinstance(box, Tensor | np.ndarray) else box

@@ -1,26 +1,33 @@
 """What Rich-context's regional layers (arXiv 2409.04847) add to a diffusers pipeline, whatever the base model."""
 
 import inspect
+import itertools
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor
 
 from atelier.errors import ConfigError
 from atelier.models.grounded_unet import blocks
 from atelier.models.regional.batches import RegionLayout, collate, layout
-from atelier.models.regional.fusers import RegionalCrossAndSelfAttention
+from atelier.models.regional.fusers import InstDiffSelfAttention, RegionalCrossAndSelfAttention
 from atelier.models.regional.grounding import Grounding
 from atelier.models.regional.position_net import RegionTextNet
 from atelier.models.regional.reading import Reader, read_regions
-from atelier.models.regional.rules import RegionRules, read_rules
-from atelier.models.regional_unet import ADAPTER, adopt_regional
-from atelier.sampling.layout_input import Boxes, PromptLayout, read_layouts
+from atelier.models.regional.rules import ADAPTER, RegionRules, read_rules
+from atelier.models.regional_unet import adopt_regional, kind_of, require_drawn
+from atelier.sampling.layout_input import Boxes, Names, PromptLayout, read_layouts
 from atelier.sampling.layout_pipeline import LayoutMixin, prompt_count
 from atelier.sampling.region_text import region_reader
+
+_NAMES = Names(phrase="label", phrases="labels", room="leave some out, or raise max_objs")
+"""What a caller calls his descriptions here."""
 
 
 class RegionalMixin(LayoutMixin):
@@ -39,14 +46,13 @@ class RegionalMixin(LayoutMixin):
         """As diffusers'; with the folder's adapter on the UNet.
 
         Raises:
-            ConfigError: the folder has no adapter, or one that does not fit its UNet.
+            ConfigError: the folder has no adapter, or one that does not fit its UNet, or that nothing draws with.
         """
         place = Path(folder) / ADAPTER
         if not place.is_file():
             raise ConfigError(f"{folder} has no {ADAPTER}", "give the folder of an exported Rich-context model")
         pipeline = super().from_pretrained(folder, **kwargs)  # type: ignore[misc]
-        pipeline.rules = read_rules(place)
-        adopt_regional(pipeline.unet, load_file(place), keep_small=not pipeline.rules.parity)
+        pipeline.rules = adopt_drawn(pipeline.unet, place)
         return pipeline
 
     @torch.no_grad()
@@ -66,7 +72,7 @@ class RegionalMixin(LayoutMixin):
         """As the stock pipeline, with a layout.
 
         Args:
-            boxes: xyxy, one list for every prompt, or a list a prompt. None: the base model alone.
+            boxes: xyxy, one list for every prompt, or a list a prompt. None, or a prompt's None: the base model alone.
             labels: a description a box; the prompt beside them may be empty, which is then no prompt at all.
             box_unit: "share" of the picture, within 0 to 1, or "px" of the picture that is drawn, as upstream's.
             scheduled_sampling_beta: the share of the steps, from the first, that see the layout.
@@ -88,7 +94,7 @@ class RegionalMixin(LayoutMixin):
             boxes = _shares(boxes, height, width)
         parity = self.rules.parity if parity is None else parity
         iou_weight = self.rules.iou_weight if attention_weight_scale is None else attention_weight_scale
-        layouts = read_layouts(boxes, labels, None, prompt_count(arguments), max_objs)
+        layouts = read_layouts(boxes, labels, None, prompt_count(arguments), max_objs, _NAMES)
         cells = (height // self.vae_scale_factor, width // self.vae_scale_factor)
         copies = arguments.get("num_images_per_prompt") or 1
 
@@ -96,11 +102,15 @@ class RegionalMixin(LayoutMixin):
             own = self._region_layouts(layouts, cells, iou_weight, parity)
             rows = [each for each in own for _ in range(copies)]
             made = self._tokens([None] * len(rows) + rows if guided else rows, cells)
+            if None in own:
+                told = torch.tensor([each is not None for each in rows], device=made.cells.device)
+                made = made._replace(grounded=told.repeat(2 if guided else 1))
             return (made._replace(keep_small=False) if parity else made), None
 
         if not any(each.boxes for each in layouts):
             return self._layout_call(arguments, None, scheduled_sampling_beta)
-        return self._layout_call(arguments, ground, scheduled_sampling_beta, _as_dropped=not parity)
+        dropped = tuple(bool(each.boxes) and not parity for each in layouts)
+        return self._layout_call(arguments, ground, scheduled_sampling_beta, _as_dropped=dropped)
 
     def layout_arguments(
         self,
@@ -133,7 +143,10 @@ class RegionalMixin(LayoutMixin):
         self: Any, layouts: Sequence[PromptLayout], cells: tuple[int, int], iou_weight: float, parity: bool
     ) -> list[RegionLayout | None]:
         """Each prompt's regions and their tokens; None where it has no boxes."""
-        unions = any(isinstance(block.fuser, RegionalCrossAndSelfAttention) for _, block in blocks(self.unet))
+        fusers = [block.fuser for _, block in blocks(self.unet)]
+        if any(isinstance(fuser, InstDiffSelfAttention) for fuser in fusers):
+            require_drawn("instdiff")
+        unions = any(isinstance(fuser, RegionalCrossAndSelfAttention) for fuser in fusers)
         given = [(each.boxes, each.phrases) for each in layouts if each.boxes]
         read = iter(read_regions(given, *cells, self._reader(), iou_weight=iou_weight, legacy=parity))
         return [layout(*next(read), with_unions=unions) if each.boxes else None for each in layouts]
@@ -150,10 +163,31 @@ class RegionalMixin(LayoutMixin):
         return made
 
 
+def adopt_drawn(unet: UNet2DConditionModel, adapter: Path) -> RegionRules:
+    """Gives a UNet a file's layers to draw with.
+
+    Returns:
+        the rules that they were trained by; ours where the file states none.
+
+    Raises:
+        ConfigError: these are no regional layers, or they do not fit the UNet, or nothing draws with them.
+    """
+    state, rules = load_file(adapter), read_rules(adapter) or RegionRules()
+    require_drawn(kind_of(state))
+    adopt_regional(unet, state, keep_small=not rules.parity)
+    return rules
+
+
 def _shares(boxes: Any, height: int, width: int) -> Any:
-    """Boxes in pixels, however nested, as shares of the picture."""
-    if boxes is None:
-        return None
-    if isinstance(boxes, Sequence) and boxes and not isinstance(boxes[0], int | float):
+    """Boxes in pixels, however nested, as shares of the picture; what is no box stays as it is, to be named later."""
+    if boxes is None or isinstance(boxes, str | Real):
+        return boxes
+    if not len(boxes):
+        return []
+    if isinstance(boxes, Tensor | np.ndarray):
+        boxes = boxes.tolist()
+    if not all(
+        isinstance(value, Real) or (isinstance(value, Tensor | np.ndarray) and not value.ndim) for value in boxes
+    ):
         return [_shares(each, height, width) for each in boxes]
-    return (torch.as_tensor(boxes, dtype=torch.float64) / torch.tensor([width, height, width, height])).tolist()
+    return [float(value) / side for value, side in zip(boxes, itertools.cycle((width, height)), strict=False)]

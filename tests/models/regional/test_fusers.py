@@ -119,6 +119,24 @@ def test_a_fresh_fuser_is_the_identity(kind: type[nn.Module]) -> None:
     assert torch.equal(kind(DIM, CONTEXT, 2, 6)(x, given), x)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", CLASSES)
+def test_a_sample_that_is_not_grounded_passes_as_it_is(kind: type[nn.Module]) -> None:
+    """One with regions and one without; the third is what it was."""
+    layer = kind(DIM, CONTEXT, 2, 6)
+    randomise(layer)
+    given, x = grounding(8, 8, pooled=kind is InstDiffSelfAttention), visual(64)
+    made = layer(x, given)
+    some = given._replace(grounded=torch.tensor([False, False, True]), masks={})
+    assert not torch.equal(made[0], x[0])
+    assert torch.equal(layer(x, some)[:2], x[:2])
+    assert torch.equal(layer(x, some)[2], made[2])
+    assert torch.equal(layer(x, given._replace(grounded=torch.ones(3, dtype=torch.bool))), made)
+    moved = some.to(torch.device("meta"))
+    assert moved.grounded is not None
+    assert moved.grounded.is_meta
+
+
 def test_a_token_moves_its_own_regions_cells_alone() -> None:
     layer = RegionalCrossAttention(DIM, CONTEXT, 2, 6)
     randomise(layer)

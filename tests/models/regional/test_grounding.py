@@ -99,16 +99,29 @@ def test_cells_of_a_region_that_was_cut_off_see_nothing() -> None:
 
 
 def by_hand(cells: list[list[int]], height: int, width: int) -> list[list[int]]:
-    """The level's cells: the nearest, then those that a region without any touches, the smallest written last."""
+    """The level's cells, region by region: twice over, the smallest that has none takes those that it touches first.
+
+    Of each region that has any, its first cell that none wants (else its first) is left to it.
+    """
     rows, columns = len(cells), len(cells[0])
     level = [[cells[y * rows // height][x * columns // width] for x in range(width)] for y in range(height)]
-    there = {region for row in level for region in row}
     sizes = Counter(region for row in cells for region in row)
-    lost = [region for region in sizes if region not in there and region >= 0]
-    for region in sorted(lost, key=lambda region: (-sizes[region], -region)):
-        for y, x in itertools.product(range(rows), range(columns)):
-            if cells[y][x] == region:
-                level[y * height // rows][x * width // columns] = region
+    for _ in range(2):
+        there = {region for row in level for region in row}
+        wanted: dict[tuple[int, int], int] = {}
+        for region in sorted(sizes.keys() - there - {-1}, key=lambda region: (sizes[region], region)):
+            for y, x in itertools.product(range(rows), range(columns)):
+                if cells[y][x] == region:
+                    wanted.setdefault((y * height // rows, x * width // columns), region)
+        stays = set()
+        for region in there - {-1}:
+            own = [
+                place for place in itertools.product(range(height), range(width)) if level[place[0]][place[1]] == region
+            ]
+            stays.add(next((place for place in own if place not in wanted), own[0]))
+        for (y, x), region in wanted.items():
+            if (y, x) not in stays:
+                level[y][x] = region
     return level
 
 
@@ -127,6 +140,45 @@ def test_a_region_between_a_coarse_levels_cells_is_kept(height: int, width: int)
         assert torch.equal(seen.int().argmax(-1)[expected >= 0], expected[expected >= 0])
         gained += int(seen.any(1).sum() - (upstream.scores[:, 0].isfinite() & upstream.covered).any(1).sum())
     assert gained > 4
+
+
+def owners(cells: torch.Tensor, length: int, *, keep_small: bool) -> torch.Tensor:
+    """int [B, L]: whose each of a level's cells is."""
+    rows, regions = len(cells), int(cells.max()) + 1
+    given = Grounding(
+        torch.zeros(rows, regions, 1), torch.zeros(rows, regions), torch.arange(regions).expand(rows, -1), cells,
+        keep_small=keep_small,
+    )  # fmt: skip
+    return (given.token_mask(length).scores[:, 0] == 0).int().argmax(-1)
+
+
+def test_no_region_loses_its_last_cell_to_a_smaller_one() -> None:
+    """Many boxes on a coarse level, where there are nearly as many regions as cells."""
+    maps = [map_regions(random_boxes(count, count), 64, 64) for count in range(6, 16)]
+    cells = torch.from_numpy(np.stack([found.cells for found in maps]))
+    nearest, kept = (owners(cells, 64, keep_small=keep) for keep in (False, True))
+    gained = 0
+    for row in range(len(maps)):
+        before, after = set(nearest[row].tolist()), set(kept[row].tolist())
+        assert before <= after
+        gained += len(after - before)
+    assert gained > 30
+
+
+def test_two_that_lie_in_one_cell_share_its_neighbour() -> None:
+    """The first takes both cells that it touches, and gives one to the second, which has no other to take."""
+    cells = torch.tensor([[[0, 1, 0, 0], [2, 2, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]])
+    assert owners(cells, 4, keep_small=False).tolist() == [[0, 0, 0, 0]]
+    assert owners(cells, 4, keep_small=True).tolist() == [[2, 0, 1, 0]]
+
+
+def test_a_cell_that_none_wants_is_left_rather_than_one_that_is_wanted() -> None:
+    """The first of the background's cells is wanted; 3 gives one of its two and keeps the other."""
+    cells = torch.tensor([[[0, 1, 0, 0], [0, 1, 0, 0], [3, 3, 3, 3], [0, 0, 2, 2]]])
+    assert owners(cells, 4, keep_small=False).tolist() == [[0, 0, 3, 3]]
+    assert owners(cells, 4, keep_small=True).tolist() == [[1, 0, 3, 2]]
+    cells = torch.tensor([[[1, 1, 2, 2], [1, 3, 2, 2], [4, 4, 5, 5], [4, 4, 5, 5]]])
+    assert owners(cells, 4, keep_small=True).tolist() == [[1, 2, 4, 5]], "1 has no other cell"
 
 
 def test_what_is_kept_sees_itself_where_its_union_is_lost() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from atelier.errors import DataError
 from atelier.models.regional.regions import Region
-from atelier.models.regional.texts import region_texts, spread_texts
+from atelier.models.regional.texts import RegionText, region_texts, spread_texts
 
 THREE = [Region((), ()), Region((1,), (1.0,)), Region((0, 1, 2), (1.0, 0.5, 0.25))]
 LABELS = ["A rug.", "a; cat.", "the end."]
@@ -62,6 +62,28 @@ def test_one_that_is_too_long_alone_takes_no_others_place() -> None:
     region = Region((0, 1, 2, 3), (1.0,) * 4)
     made = spread_texts([region], ["a", "far too long a text", "b", "c"], fits(3))
     assert [each.text for each in made] == ["a", "far too long a text", "b; c"]
+
+
+@pytest.mark.parametrize("silent", ["", ";", "...", "…", "; ;", " - _ ", "\uff1b.", "(!)"])
+def test_a_description_of_signs_alone_is_none(silent: str) -> None:
+    region = Region((0, 1, 2), (1.0, 0.5, 0.25))
+    assert [each.text for each in spread_texts(THREE, [silent] * 3, fits(9))] == ["", "", ""]
+    assert spread_texts([region], [silent] * 3, fits(0)) == [RegionText("", region, 0)]
+    for place in range(3):
+        labels = [silent] * 3
+        labels[place] = "a cat."
+        objects = Region((place,), (region.ious[place],))
+        assert spread_texts([region], labels, fits(9)) == [RegionText("a cat.", objects, 0)]
+    first, last = Region((0,), (1.0,)), Region((2,), (0.25,))
+    both = RegionText("A rug; the end.", Region((0, 2), (1.0, 0.25)), 0)
+    assert spread_texts([region], ["A rug.", silent, "the end."], fits(9)) == [both]
+    apart = [RegionText("A rug.", first, 0), RegionText("the end.", last, 0)]
+    assert spread_texts([region], ["A rug.", silent, "the end."], fits(2)) == apart
+
+
+def test_a_picture_sign_is_a_description() -> None:
+    assert region_texts(THREE[1:2], ["", "\N{DOG FACE}", ""]) == ["\N{DOG FACE}"]
+    assert region_texts(THREE[1:2], ["", "7", ""]) == ["7"]
 
 
 def test_each_box_needs_a_description() -> None:

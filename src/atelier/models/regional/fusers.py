@@ -50,6 +50,7 @@ class RegionalCrossAttention(nn.Module):
     """Every visual token reads its region's tokens (upstream's ``ca``).
 
     ``x + attn(x, its region's tokens)`` where a cell has a region, else ``x + null_text_feat``. x is not normed.
+    A sample that is not grounded (``Grounding.grounded``) stays x, as in every fuser here.
 
     Args:
         query_dim: width of the visual tokens.
@@ -70,7 +71,7 @@ class RegionalCrossAttention(nn.Module):
         """
         mask = objs.token_mask(x.shape[1])
         read = self.attn(x, objs.tokens, mask)
-        return x + torch.where(mask.covered, read, self.null_text_feat.to(read.dtype))
+        return objs.applied(x, x + torch.where(mask.covered, read, self.null_text_feat.to(read.dtype)))
 
 
 class RegionalCrossAndSelfAttention(RegionalCrossAttention):
@@ -90,7 +91,7 @@ class RegionalCrossAndSelfAttention(RegionalCrossAttention):
             ValueError: as the base class; also where ``objs`` has no unions.
         """
         y = super().forward(x, objs)
-        return y + _where_covered(self.self_attn, y, y, objs.union_mask(x.shape[1]))
+        return objs.applied(y, y + _where_covered(self.self_attn, y, y, objs.union_mask(x.shape[1])))
 
 
 class InstDiffSelfAttention(nn.Module):
@@ -116,7 +117,7 @@ class InstDiffSelfAttention(nn.Module):
             ValueError: the map of cells has no level of L tokens, or ``objs`` has no unions.
         """
         context = torch.cat((x, self.text_linear(objs.tokens)), dim=1)
-        return x + _where_covered(self.self_attn, x, context, objs.joint_mask(x.shape[1]))
+        return objs.applied(x, x + _where_covered(self.self_attn, x, context, objs.joint_mask(x.shape[1])))
 
 
 def _where_covered(attention: RegionAttention, x: Tensor, context: Tensor, mask: LevelMask) -> Tensor:

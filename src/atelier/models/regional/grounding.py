@@ -30,8 +30,11 @@ class Grounding(NamedTuple):
         unions: bool [B, R, h, w]; the cells that a region's own cells attend to, for the fusers with self-attention.
         masks: those made so far, by kind and length. ``RegionTextNet`` starts it empty, so that all blocks of a level,
             and all steps of a sampling run that keeps the grounding, share one; None makes them anew each time.
-        keep_small: whether a region that lies between the cells of a coarse level gets those that it touches; else, as
-            upstream has it, it is not there for that level.
+        keep_small: whether a region that lies between the cells of a coarse level gets some that it touches, the
+            smallest region first. None gives its last cell away for that, so a level with more regions than room may
+            still lack some. Else, as upstream has it, such a region is not there for that level.
+        grounded: bool [B]; a sample of False passes every fuser as it is: the base model alone, where a sample without
+            any cell gets what the fusers have learnt of dropped layouts. None: all are True.
     """
 
     tokens: Tensor
@@ -41,6 +44,7 @@ class Grounding(NamedTuple):
     unions: Tensor | None = None
     masks: dict[tuple[str, int], LevelMask] | None = None
     keep_small: bool = False
+    grounded: Tensor | None = None
 
     def to(self, device: torch.device) -> "Grounding":
         """On a device; itself, with the masks made so far, where it lies there."""
@@ -49,7 +53,12 @@ class Grounding(NamedTuple):
         tokens, bias, region, cells = (part.to(device) for part in self[:4])
         unions = None if self.unions is None else self.unions.to(device)
         masks: dict[tuple[str, int], LevelMask] | None = None if self.masks is None else {}
-        return Grounding(tokens, bias, region, cells, unions, masks, self.keep_small)
+        grounded = None if self.grounded is None else self.grounded.to(device)
+        return Grounding(tokens, bias, region, cells, unions, masks, self.keep_small, grounded)
+
+    def applied(self, x: Tensor, made: Tensor) -> Tensor:
+        """What a fuser made of x [B, L, C]; x itself where a sample is not grounded."""
+        return made if self.grounded is None else torch.where(self.grounded[:, None, None], made, x)
 
     def token_mask(self, length: int) -> LevelMask:
         """Visual tokens [L] over the region tokens [T].
@@ -140,6 +149,9 @@ def _resized(maps: Tensor, height: int, width: int) -> Tensor:
 def _with_lost(own: Tensor, cells: Tensor, size: tuple[int, int], regions: int) -> Tensor:
     """A level's cells, those that a region touches which has none of them given to it, the smallest such region first.
 
+    One cell of each region that has any stays its own, if possible one that no other wants. Which region still has none
+    is asked again in a second round, where what the first gave twice is shared; a third finds next to nothing.
+
     Args:
         own: int [B, L], the nearest region of each of the level's cells.
         cells: int [B, h, w].
@@ -148,17 +160,26 @@ def _with_lost(own: Tensor, cells: Tensor, size: tuple[int, int], regions: int) 
     """
     rows, height, width = cells.shape
     # Numbers from 1 on; 0 is no region.
-    every, nearest = cells.flatten(1).long() + 1, own.long() + 1
+    every, now = cells.flatten(1).long() + 1, own.long() + 1
     sizes = every.new_zeros(rows, regions + 1).scatter_add(1, every, torch.ones_like(every))
-    there = every.new_zeros(rows, regions + 1).scatter(1, nearest, 1)
-    lost = (there.gather(1, every) == 0) & (every > 0)
     down = torch.arange(height, device=cells.device) * size[0] // height
     along = torch.arange(width, device=cells.device) * size[1] // width
     touched = (down[:, None] * size[1] + along).reshape(1, -1).expand(rows, -1)
-    none = (height * width + 1) * (regions + 1)
-    rank = torch.where(lost, sizes.gather(1, every) * (regions + 1) + every, none)
-    first = torch.full_like(nearest, none).scatter_reduce(1, touched, rank, "amin")
-    return torch.where(first < none, first % (regions + 1), nearest) - 1
+    none, places = (height * width + 1) * (regions + 1), torch.arange(now.shape[1], device=cells.device)
+    for _ in range(_ROUNDS):
+        there = every.new_zeros(rows, regions + 1).scatter(1, now, 1)
+        lost = (there.gather(1, every) == 0) & (every > 0)
+        rank = torch.where(lost, sizes.gather(1, every) * (regions + 1) + every, none)
+        first = torch.full_like(now, none).scatter_reduce(1, touched, rank, "amin")
+        wanted = first < none
+        order = wanted * len(places) + places
+        stays = every.new_full((rows, regions + 1), 2 * len(places)).scatter_reduce(1, now, order, "amin")
+        last = (stays.gather(1, now) == order) & (now > 0)
+        now = torch.where(wanted & ~last, first % (regions + 1), now)
+    return now - 1
+
+
+_ROUNDS = 2
 
 
 def _mask(seen: Tensor, bias: Tensor) -> LevelMask:

@@ -1,10 +1,13 @@
-"""By which rules a model's regions were made: a sampler must go by those that it was trained with."""
+"""A trained model's regional layers as a file, and by which rules its regions were made: a sampler must go by them."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from atelier.errors import DataError
+
+ADAPTER = "regional_adapter.safetensors"
+"""The trained layers' file beside a stock base model."""
 
 _ENTRY = "atelier.regions"
 
@@ -26,8 +29,8 @@ class RegionRules:
         return {_ENTRY: json.dumps(asdict(self))}
 
 
-def read_rules(path: Path) -> RegionRules:
-    """Those in a safetensors file's header; the default ones where it names none.
+def read_rules(path: Path) -> RegionRules | None:
+    """Those in a safetensors file's header; None where it states none.
 
     Raises:
         DataError: it is no safetensors file, or what it names are no rules.
@@ -37,7 +40,9 @@ def read_rules(path: Path) -> RegionRules:
     try:
         with safe_open(path, framework="pt") as file:
             stated = (file.metadata() or {}).get(_ENTRY)
-        given = RegionRules(**json.loads(stated)) if stated else RegionRules()
+        if not stated:
+            return None
+        given = RegionRules(**json.loads(stated))
         return RegionRules(bool(given.parity), float(given.iou_weight))
     except (SafetensorError, ValueError, TypeError) as error:
         raise DataError(f"{path} does not say how its regions are made ({error})", "export the model again") from error

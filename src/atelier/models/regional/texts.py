@@ -15,6 +15,9 @@ from atelier.models.regional.regions import Region
 _TRAILING = re.compile(r"[\W_]+$")
 """Signs at a text's end. CLIP's tokenizer makes ``.;`` one token, and the separator would be lost."""
 
+_SAYING = ("L", "N", "M", "So")
+"""Unicode's categories of what says something alone: letters, numbers, pictures."""
+
 
 class RegionText(NamedTuple):
     """A text that is encoded as one.
@@ -33,7 +36,8 @@ class RegionText(NamedTuple):
 def spread_texts(regions: Sequence[Region], labels: Sequence[str], fits: Callable[[str], bool]) -> list[RegionText]:
     """Every region's texts, each of which fits, region after region; one text where all its objects' do.
 
-    A text has as many objects as fit, in their order. A description that fits alone in no text has one to itself.
+    A text has as many objects as fit, in their order. A description that fits alone in no text has one to itself. One
+    of no words is none, and its object is in no text, where others of its region have words; else the text is "".
 
     Args:
         labels: a description a box.
@@ -45,11 +49,17 @@ def spread_texts(regions: Sequence[Region], labels: Sequence[str], fits: Callabl
     require_each(regions, len(labels), "descriptions")
     made = []
     for number, region in enumerate(regions):
-        own = [_cleaned(labels[member]) for member in region.members]
-        first = 0
+        cleaned = [_cleaned(labels[member]) for member in region.members]
+        spoken = [order for order, text in enumerate(cleaned) if text]
+        if not spoken:
+            made.append(RegionText("", region, number))
+            continue
+        own, first = [cleaned[order] for order in spoken], 0
         for last in _ends(own, fits):
-            objects = Region(region.members[first:last], region.ious[first:last])
-            made.append(RegionText(_joined(own[first:last]), objects, number))
+            orders = spoken[first:last]
+            members = tuple(region.members[order] for order in orders)
+            ious = tuple(region.ious[order] for order in orders)
+            made.append(RegionText(_joined(own[first:last]), Region(members, ious), number))
             first = last
     return made
 
@@ -57,7 +67,8 @@ def spread_texts(regions: Sequence[Region], labels: Sequence[str], fits: Callabl
 def region_texts(regions: Sequence[Region], labels: Sequence[str], *, legacy: bool = False) -> list[str]:
     """Each region's text, however long: its objects' descriptions, in their order, with ``"; "`` between them.
 
-    A description loses its semicolons, and signs at its end where a separator follows. The background's is empty.
+    A description loses its semicolons, and signs at its end where a separator follows. Of signs alone it is none. The
+    background's is empty, as is that of objects without any description.
 
     Args:
         labels: a description a box.
@@ -101,5 +112,7 @@ def _joined(own: Sequence[str]) -> str:
 
 
 def _cleaned(text: str) -> str:
-    """Without signs that a tokenizer's normalisation makes a semicolon (the Greek question mark, the fullwidth one)."""
-    return "".join(sign for sign in text if unicodedata.normalize("NFKC", sign) != ";")
+    """Without signs that a tokenizer's normalisation makes a semicolon (the Greek question mark, the fullwidth one);
+    empty where only signs are left."""
+    left = "".join(sign for sign in text if unicodedata.normalize("NFKC", sign) != ";")
+    return left if any(unicodedata.category(sign).startswith(_SAYING) for sign in left) else ""
