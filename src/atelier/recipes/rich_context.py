@@ -131,7 +131,6 @@ PROFILES = {
         sample_batch=32,
         guidance=4.0,
         preview_steps=20,
-        # A digit's edge in an overlap is the other box's ink: 95.5 % at best, whatever the training's length.
         bars={"layout_accuracy": 0.80, "layout_fill": 0.90, "ink_in_boxes": 0.90},
     ),
 }
