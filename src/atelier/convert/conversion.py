@@ -13,7 +13,7 @@ from atelier.errors import ConfigError, DataError
 from atelier.models.gligen import GatedSelfAttention, PositionNet
 from atelier.models.grounded_unet import is_adapter_key
 from atelier.models.keys import Shape, require_same_keys
-from atelier.storage.atomic import new_folder, replace_file
+from atelier.storage.atomic import new_folder, replace_file, require_new
 from atelier.training.start import write_start
 
 TARGETS = ("diffusers", "unet", "original", "adapter", "igligen-xl", "checkpoint")
@@ -83,8 +83,7 @@ def convert(
         raise ConfigError(
             f"a checkpoint holds fp32 masters, not {dtype}", "leave --dtype out; trainings cast by themselves"
         )
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target} exists already", "choose another target, or remove it")
+    require_new(target)
     max_shard = size_of(max_shard_size)
     base_unet = _unet_of(base) if base is not None else None
     read = open_source(source, unet_folder.read_config(base_unet) if base_unet else None, average)

@@ -36,7 +36,7 @@ from atelier.errors import ConfigError, DataError
 from atelier.models.crossflow.configs import RELEASED, CrossFlowConfig
 from atelier.models.crossflow.model import PARTS, TRAINING_ONLY, CrossFlow, own_name, released_name
 from atelier.models.keys import Shape, require_same_keys
-from atelier.storage.atomic import new_folder, replace_file
+from atelier.storage.atomic import new_folder, replace_file, require_new
 
 TOWER = "image_tower.safetensors"
 COPIED = ("vae", "text_encoder", "tokenizer")
@@ -92,8 +92,7 @@ def to_folder(
             the base is of another language model; the target exists.
         DataError: the source is missing or damaged.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target} exists already", "choose another target, or remove it")
+    require_new(target)
     weights = _read(source)
     found = identify(shapes_of(weights), str(source), configuration, known=known)
     with new_folder(target) as folder:

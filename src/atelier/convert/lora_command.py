@@ -15,7 +15,7 @@ from atelier.convert.lora_write import (
 from atelier.convert.weights import DTYPES
 from atelier.errors import ConfigError, DataError
 from atelier.models.keys import listed
-from atelier.storage.atomic import new_folder, replace_file
+from atelier.storage.atomic import new_folder, replace_file, require_new
 
 FORMS = ("diffusers", "peft", "kohya", "aitoolkit")
 """What can be written."""
@@ -59,8 +59,7 @@ def convert_lora(
         raise ConfigError(f"there is no LoRA format {to!r} to write", f"use one of {', '.join(FORMS)}")
     if dtype and dtype not in DTYPES:
         raise ConfigError(f"{dtype!r} is no type", f"one of {', '.join(DTYPES)}")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target} exists already", "choose another target, or remove it")
+    require_new(target)
     file = target.suffix == ".safetensors"
     if file == (to == "peft") and to != "diffusers":
         wanted = "a folder" if to == "peft" else "a file that ends in .safetensors"

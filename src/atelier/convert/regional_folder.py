@@ -19,7 +19,7 @@ from atelier.models.grounded_unet import adapter_parameters, is_adapter_key
 from atelier.models.keys import Shape, listed, require_same_keys
 from atelier.models.regional.rules import ADAPTER, RegionRules, read_rules
 from atelier.models.regional_unet import attach_regional, kind_of, require_drawn
-from atelier.storage.atomic import new_folder, replace_file
+from atelier.storage.atomic import new_folder, replace_file, require_new
 
 _POSITIVE = "null_positive_feature"
 """What early checkpoints call ``null_text_feature``."""
@@ -100,7 +100,7 @@ def to_folder(source: Path, target: Path, base: Path, parity: bool | None = None
         ConfigError: the layers are not the base's; lists the keys. Or nothing draws with them, or the target exists.
             DataError: a source is missing or damaged.
     """
-    _require_new(target)
+    require_new(target)
     weights, lines = _read(source)
     rules = _rules(source, parity)
     with new_folder(target) as folder:
@@ -122,7 +122,7 @@ def to_layers(source: Path, target: Path, parity: bool | None = None) -> list[st
     Raises:
         ConfigError: the source has none, or the target exists. DataError: it is missing or damaged.
     """
-    _require_new(target)
+    require_new(target)
     weights, lines = _read(source)
     rules, told = _rules(source, parity), target.suffix == ".safetensors"
     with replace_file(target) as scratch:
@@ -148,11 +148,6 @@ def _rules(source: Path, parity: bool | None) -> RegionRules:
 def _named(rules: RegionRules) -> str:
     by = "upstream's rules" if rules.parity else "our rules"
     return by if rules.iou_weight == RegionRules().iou_weight else f"{by}, iou_weight {rules.iou_weight:g}"
-
-
-def _require_new(target: Path) -> None:
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target} exists already", "choose another target, or remove it")
 
 
 def _read(source: Path) -> tuple[Weights, list[str]]:

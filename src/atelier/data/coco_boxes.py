@@ -54,6 +54,28 @@ def _placed(box_xyxy: Box, size_wh: tuple[int, int], image_size: int) -> list[fl
     return [value * scale - offset for value, offset in zip(box_xyxy, (left, top, left, top), strict=True)]
 
 
+def kept(
+    boxes_px: np.ndarray, size_wh: tuple[int, int], image_size: int, min_area: float, limit: int, least: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the square keeps of a picture's boxes: normalised xyxy float32 [k, 4], and their rows, the largest first.
+
+    Args:
+        boxes_px: [n, 4], xyxy in pixels of the picture.
+        limit: most boxes.
+        least: the share of a box that must be visible; the others as ``transform``'s.
+    """
+    cropped = [
+        transform(tuple(box), size_wh, image_size, min_area)
+        if visible(tuple(box), size_wh, image_size) >= least
+        else None
+        for box in boxes_px.tolist()
+    ]
+    good = np.array([place for place, box in enumerate(cropped) if box is not None], np.int64)
+    boxes = np.array([box.normalised for box in cropped if box is not None], np.float64).reshape(-1, 4)
+    chosen = largest(boxes, limit)
+    return boxes[chosen].astype(np.float32), good[chosen]
+
+
 def largest(boxes: np.ndarray, limit: int) -> np.ndarray:
     """Rows of the ``limit`` largest of [n, 4] boxes (xyxy), the largest first; of equal ones the earlier first."""
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

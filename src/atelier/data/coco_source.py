@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from atelier.data.coco import Annotated, Annotations, InstanceFile, ThingsAndStuff, usable, warn_of_missing
-from atelier.data.coco_boxes import largest, transform
+from atelier.data.coco_boxes import kept
 from atelier.data.coco_folder import COCOFolder, is_json
 from atelier.data.geometry import image_size
 from atelier.data.raw_example import RawExample
@@ -74,19 +74,15 @@ class COCOSource(COCOFolder):
         """The largest boxes of at least ``settings.min_area``, the largest first: GLIGEN's rule for COCO."""
         assert example.boxes_px is not None
         size = (example.original_size[1], example.original_size[0])
-        cropped = [transform(tuple(box), size, settings.res, settings.min_area) for box in example.boxes_px.tolist()]
-        good = [place for place, box in enumerate(cropped) if box is not None]
-        boxes = np.array([box.normalised for box in cropped if box is not None], np.float64).reshape(-1, 4)
-        chosen = largest(boxes, settings.max_boxes)
-        rows = [good[place] for place in chosen.tolist()]
+        boxes, rows = kept(example.boxes_px, size, settings.res, settings.min_area, settings.max_boxes)
         return replace(
             example,
-            boxes=boxes[chosen].astype(np.float32),
+            boxes=boxes,
             boxes_px=example.boxes_px[rows],
             scores=np.ones(len(rows), np.float32),
             phrases=tuple(example.phrases[row] for row in rows),
             phrase_embeddings=None if example.phrase_embeddings is None else example.phrase_embeddings[rows],
-            dropped=example.dropped + len(cropped) - len(rows),
+            dropped=example.dropped + len(example.boxes_px) - len(rows),
         )
 
     def record(self, example: RawExample, res: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from atelier.data.coco import usable
-from atelier.data.coco_boxes import largest, transform, visible
+from atelier.data.coco_boxes import kept
 from atelier.data.geometry import image_size
 from atelier.data.letterbox import has_white_border
 from atelier.data.picture_folder import inner_of, states_size
@@ -29,22 +29,16 @@ class RichExamples:
         largest, in the label's order."""
         assert example.boxes_px is not None
         size = (example.original_size[1], example.original_size[0])
-        seen = [visible(tuple(box), size, settings.res) >= MIN_VISIBLE for box in example.boxes_px.tolist()]
-        cropped = [
-            transform(tuple(box), size, settings.res, settings.min_area) if shown else None
-            for box, shown in zip(example.boxes_px.tolist(), seen, strict=True)
-        ]
-        good = [place for place, box in enumerate(cropped) if box is not None]
-        boxes = np.array([box.normalised for box in cropped if box is not None], np.float64).reshape(-1, 4)
-        chosen = np.sort(largest(boxes, settings.max_boxes))
-        rows = [good[place] for place in chosen.tolist()]
+        boxes, rows = kept(example.boxes_px, size, settings.res, settings.min_area, settings.max_boxes, MIN_VISIBLE)
+        order = np.argsort(rows)
+        rows = rows[order]
         return replace(
             example,
-            boxes=boxes[chosen].astype(np.float32),
+            boxes=boxes[order],
             boxes_px=example.boxes_px[rows],
             scores=np.ones(len(rows), np.float32),
             phrases=tuple(example.phrases[row] for row in rows),
-            dropped=example.dropped + len(cropped) - len(rows),
+            dropped=example.dropped + len(example.boxes_px) - len(rows),
             facts={**example.facts, "categories": tuple(example.facts["categories"][row] for row in rows)},
         )
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from atelier.errors import StorageError
+from atelier.errors import ConfigError, StorageError
 
 
 class NotFound(StorageError):
@@ -97,6 +97,16 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_json(path: Path, obj: Any) -> None:
     """Replaces ``path`` with readable JSON (two spaces, sorted keys) in one rename."""
     write_bytes(path, (json.dumps(obj, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def require_new(target: Path) -> None:
+    """A conversion's target: nothing is there, or an empty folder.
+
+    Raises:
+        ConfigError: something is.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target} exists already", "choose another target, or remove it")
 
 
 @contextmanager
